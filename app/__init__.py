@@ -1,0 +1,1 @@
+"""A REST service that explains image classifiers with class activation maps."""

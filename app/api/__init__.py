@@ -1,0 +1,1 @@
+"""HTTP in, calls out, and back; one file a resource, no mathematics."""

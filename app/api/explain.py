@@ -1,0 +1,99 @@
+"""POST /v1/explain: why the network said so."""
+
+import base64
+import time
+from functools import partial
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.api.body import read_body, validate
+from app.api.context import runtime_of
+from app.api.negotiation import choose
+from app.api.openapi import documented, upload
+from app.api.replies import Clock, explain_reply, header_of
+from app.api.targets import check_top_k, resolve_layer, resolve_targets
+from app.cam.engine import Question, Target
+from app.cam.methods import METHODS
+from app.cam.utilities import UTILITIES
+from app.parameters import ExplainParameters
+from app.runtime.pipeline import explain_layer, see
+from app.schemas import ExplainReply
+
+router = APIRouter(tags=["explain"])
+
+_JSON, _PNG = "application/json", "image/png"
+
+
+@router.post(
+    "/v1/explain",
+    summary="Explain a picture",
+    response_model=ExplainReply,
+    openapi_extra=upload("Explain"),
+    responses=documented(400, 404, 406, 413, 415, 422, 429, 500, 503, 504, png=True),
+)
+async def explain(
+    request: Request,
+    image: Annotated[
+        Literal["overlay", "heatmap"],
+        Query(description="Which picture an `image/png` reply is; JSON replies carry what `include` names."),
+    ] = "overlay",
+) -> Response:
+    """Answers with class scores, signed attributions, heatmaps, overlays and quality figures.
+
+    The image comes as the multipart part `image`, as base64 in JSON, or as the body itself (`image/*`, the
+    fields then stand in the query string). With `Accept: image/png` the answer is the first target's overlay,
+    and the figures travel in the header `X-Explanation`.
+    """
+    clock = Clock(time.perf_counter())
+    media_type = choose(request.headers.get("accept"), (_JSON, _PNG))
+    body = await read_body(request)
+    parameters = validate(ExplainParameters, body.fields)
+    if media_type == _PNG:
+        parameters = _for_one_picture(parameters, image)
+    runtime = runtime_of(request)
+    served = runtime.network(parameters.model)
+    check_top_k(parameters, served)
+    layer, path = resolve_layer(served, parameters.layer)
+    targets = resolve_targets(parameters.target, served.network.labels, runtime.settings.max_targets)
+
+    async with runtime.admitted():
+        seen = await see(runtime, served.network, body.image, parameters.fit)
+        answer = await explain_layer(
+            served,
+            seen,
+            path,
+            targets,
+            partial(_question, parameters),
+            seed=parameters.seed,
+            metrics=parameters.metrics,
+        )
+
+        def render() -> Response:
+            reply = explain_reply(answer, parameters, layer, path, clock)
+            return _png_response(reply, image) if media_type == _PNG else _json_response(reply)
+
+        return await runtime.offload(render)
+
+
+def _question(parameters: ExplainParameters, target: Target, seed: int) -> Question:
+    return Question(0, METHODS[parameters.method], UTILITIES[parameters.utility], target, seed)
+
+
+def _for_one_picture(parameters: ExplainParameters, image: Literal["overlay", "heatmap"]) -> ExplainParameters:
+    """Leaves out all work that an `image/png` reply does not show."""
+    kept = [name for name in parameters.include if name == "attribution"]
+    return parameters.model_copy(update={"target": parameters.target[:1], "include": [image, *kept]})
+
+
+def _json_response(reply: ExplainReply) -> Response:
+    return Response(reply.model_dump_json(), media_type=_JSON)
+
+
+def _png_response(reply: ExplainReply, image: Literal["overlay", "heatmap"]) -> Response:
+    explanation = reply.explanations[0]
+    png = explanation.overlay if image == "overlay" else explanation.heatmap
+    assert png is not None
+    assert png.b64 is not None
+    headers = {"X-Explanation": header_of(reply)}
+    return Response(base64.b64decode(png.b64), media_type=_PNG, headers=headers)

@@ -1,0 +1,41 @@
+"""POST /v1/predict: what the network sees."""
+
+import time
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.body import read_body, validate
+from app.api.context import runtime_of
+from app.api.negotiation import choose
+from app.api.openapi import documented, upload
+from app.api.replies import Clock, predict_reply
+from app.api.targets import check_top_k
+from app.parameters import PredictParameters
+from app.runtime.pipeline import predict as run_network
+from app.runtime.pipeline import see
+from app.schemas import PredictReply
+
+router = APIRouter(tags=["predict"])
+
+
+@router.post(
+    "/v1/predict",
+    summary="Classify a picture",
+    response_model=PredictReply,
+    openapi_extra=upload("Predict"),
+    responses=documented(400, 404, 406, 413, 415, 422, 429, 500, 503, 504),
+)
+async def predict(request: Request) -> Response:
+    """Answers with the most likely classes."""
+    clock = Clock(time.perf_counter())
+    choose(request.headers.get("accept"), ("application/json",))
+    body = await read_body(request)
+    parameters = validate(PredictParameters, body.fields)
+    runtime = runtime_of(request)
+    served = runtime.network(parameters.model)
+    check_top_k(parameters, served)
+    async with runtime.admitted():
+        seen = await see(runtime, served.network, body.image, parameters.fit)
+        answer = await run_network(served, seen)
+    reply = predict_reply(answer, parameters.top_k, clock)
+    return Response(reply.model_dump_json(), media_type="application/json")

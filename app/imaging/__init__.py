@@ -1,0 +1,41 @@
+"""Pictures in and out: decoding uploads, what a network sees of them, colour, overlays and PNG."""
+
+from app.imaging.colour import DEFAULT_COLORMAP, colormap_names, colormap_table
+from app.imaging.decode import ACCEPTED_FORMATS, MIN_SIDE_PX, DecodedImage, decode
+from app.imaging.errors import (
+    ImageTooSmall,
+    ImageUnreadable,
+    ImagingError,
+    TooManyPixels,
+    UnsupportedImage,
+)
+from app.imaging.overlay import heatmap_image, overlay, overlays, shrink
+from app.imaging.png import encode_png
+from app.imaging.view import FITS, Fit, View, denormalise, make_view, normalise, render_view
+
+__all__ = [
+    "ACCEPTED_FORMATS",
+    "DEFAULT_COLORMAP",
+    "FITS",
+    "MIN_SIDE_PX",
+    "DecodedImage",
+    "Fit",
+    "ImageTooSmall",
+    "ImageUnreadable",
+    "ImagingError",
+    "TooManyPixels",
+    "UnsupportedImage",
+    "View",
+    "colormap_names",
+    "colormap_table",
+    "decode",
+    "denormalise",
+    "encode_png",
+    "heatmap_image",
+    "make_view",
+    "normalise",
+    "overlay",
+    "overlays",
+    "render_view",
+    "shrink",
+]

@@ -1,0 +1,78 @@
+"""Builds the application."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypedDict
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from app.api import explain, health, models, predict
+from app.api.handlers import add_handlers
+from app.api.limits import BodyLimit
+from app.api.openapi import install_openapi
+from app.runtime.runtime import Runtime
+from app.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+_DESCRIPTION = """
+Post an image, get class scores and the reasons for them: class activation maps read as Shapley values
+(Cai, arXiv 2501.06261).
+"""
+
+
+class State(TypedDict):
+    """What the lifespan hands to requests."""
+
+    runtime: Runtime
+
+
+def create_app(
+    settings: Settings,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_failure: Callable[[Exception], None] = lambda _error: None,
+) -> FastAPI:
+    """Builds the application; the networks load in the background once it runs.
+
+    Args:
+        settings: everything an operator can set.
+        on_ready: called once when all networks are loaded and warm.
+        on_failure: called once with the reason when a network cannot be loaded.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+        runtime = Runtime(settings)
+        loading = asyncio.create_task(_load(runtime, on_ready, on_failure))
+        try:
+            yield {"runtime": runtime}
+        finally:
+            await loading
+            await asyncio.to_thread(runtime.close)
+
+    app = FastAPIOffline(
+        title="ShapleyCAM service",
+        version="1",
+        description=_DESCRIPTION.strip(),
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
+    )
+    for room in (explain, predict, models, health):
+        app.include_router(room.router)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    add_handlers(app)
+    install_openapi(app, settings)
+    return app
+
+
+async def _load(runtime: Runtime, on_ready: Callable[[], None], on_failure: Callable[[Exception], None]) -> None:
+    try:
+        await asyncio.to_thread(runtime.load)
+    except Exception as error:  # whatever went wrong, the operator must hear of it
+        on_failure(error)
+    else:
+        on_ready()

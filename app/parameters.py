@@ -1,0 +1,170 @@
+"""The fields of a request: their defaults, ranges and the words that an error uses for them."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.cam.methods import METHODS
+from app.cam.utilities import UTILITIES
+from app.imaging import colormap_names
+
+Fit = Literal["crop", "stretch", "pad"]
+Include = Literal["heatmap", "overlay", "attribution", "explanation_map", "anti_explanation_map"]
+MODEL_PATTERN = r"^[A-Za-z0-9_.-]+$"
+
+
+def _one_of(names: Iterable[str]) -> AfterValidator:
+    allowed = tuple(names)
+
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"'{value}' is none of {', '.join(allowed)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _even(value: int) -> int:
+    if value % 2:
+        raise ValueError(f"{value} is odd")
+    return value
+
+
+def _zero_or_from_16(value: int) -> int:
+    if 0 < value < 16:
+        raise ValueError(f"{value} is between 0 and 16")
+    return value
+
+
+def _as_list(value: object) -> object:
+    """A list field may stand once; in one string its values are separated by commas."""
+    items = value if isinstance(value, list) else [value]
+    return [part.strip() for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+
+
+def _as_targets(value: object) -> object:
+    """Targets are not cut at commas: labels may hold them. A number is a class index."""
+    items = value if isinstance(value, list) else [value]
+    return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in items]
+
+
+def _takes(text: str, **schema: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON schema
+    return {"takes": text, **schema}
+
+
+class PredictParameters(BaseModel):
+    """What `/v1/predict` takes besides the image."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(
+        None,
+        pattern=MODEL_PATTERN,
+        description="A loaded network; by default the first configured.",
+        json_schema_extra=_takes("the name of a loaded network"),
+    )
+    fit: Fit = Field(
+        "crop",
+        description="What the network looks at: `crop` its own evaluation view, `stretch` the whole image with "
+        "its aspect ratio lost, `pad` the whole image letterboxed.",
+        json_schema_extra=_takes("crop, stretch or pad"),
+    )
+    top_k: int = Field(
+        5,
+        ge=1,
+        description="How many predictions are listed, at most the number of classes.",
+        json_schema_extra=_takes("a whole number from 1 to the number of classes"),
+    )
+
+
+class ExplainParameters(PredictParameters):
+    """What `/v1/explain` takes besides the image."""
+
+    layer: str | None = Field(
+        None,
+        min_length=1,
+        description="`pre_gap`, `last_conv`, `last_norm`, or the path of any module whose output has a spatial "
+        "grid; by default `pre_gap`.",
+        json_schema_extra=_takes("pre_gap, last_conv, last_norm or a module path", default="pre_gap"),
+    )
+    method: Annotated[str, _one_of(METHODS)] = Field(
+        "shapleycam",
+        description="The attribution method; `/v1/methods` describes each.",
+        json_schema_extra=_takes(f"one of {', '.join(METHODS)}", enum=list(METHODS)),
+    )
+    utility: Annotated[str, _one_of(UTILITIES)] = Field(
+        "rest",
+        description="The utility function; `/v1/utilities` describes each.",
+        json_schema_extra=_takes(f"one of {', '.join(UTILITIES)}", enum=list(UTILITIES)),
+    )
+    target: Annotated[list[str], BeforeValidator(_as_targets)] = Field(
+        default=["predicted"],
+        min_length=1,
+        description="`predicted`, `least-likely`, a class index or a class label; may be repeated, and all "
+        "targets share one pass through the network.",
+        json_schema_extra=_takes("predicted, least-likely, a class index or a class label"),
+    )
+    metrics: bool = Field(
+        True,
+        description="Whether the six quality figures are computed; they take two more passes.",
+        json_schema_extra=_takes("true or false"),
+    )
+    colormap: Annotated[str, _one_of(colormap_names())] = Field(
+        "jet",
+        description="A matplotlib colormap for the overlay.",
+        json_schema_extra=_takes("the name of a matplotlib colormap", examples=["jet", "viridis", "inferno"]),
+    )
+    alpha: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Weight of the heatmap in the overlay.",
+        json_schema_extra=_takes("a number from 0 to 1"),
+    )
+    max_side: Annotated[int, AfterValidator(_zero_or_from_16)] = Field(
+        1024,
+        ge=0,
+        le=8192,
+        description="Longest side of the overlay in px; 0 keeps the original size, never enlarged.",
+        json_schema_extra=_takes("0 or a whole number from 16 to 8192"),
+    )
+    include: Annotated[list[Include], BeforeValidator(_as_list)] = Field(
+        default=["heatmap", "overlay", "attribution"],
+        description="What of each explanation is sent.",
+        json_schema_extra=_takes("any of heatmap, overlay, attribution, explanation_map, anti_explanation_map"),
+    )
+    smooth: Literal["none"] = Field("none", description="No smoothing yet.", json_schema_extra=_takes("none"))
+    reference: Literal["none"] = Field("none", description="No reference yet.", json_schema_extra=_takes("none"))
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="Seed of the methods that draw at random.",
+        json_schema_extra=_takes("a whole number from 0 to 2^63 - 1"),
+    )
+    permutations: Annotated[int, AfterValidator(_even)] = Field(
+        256,
+        ge=2,
+        le=65536,
+        description="For the methods that sample permutations (none yet).",
+        json_schema_extra=_takes("an even number from 2 to 65536"),
+    )
+    nodes: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="For the methods that integrate (none yet).",
+        json_schema_extra=_takes("a whole number from 1 to 64"),
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="For the methods that stop early (none yet).",
+        json_schema_extra=_takes("a positive number"),
+    )
+
+
+LIST_FIELDS = frozenset({"target", "include"})

@@ -1,0 +1,1 @@
+"""Networks on their devices, and the way of a picture through them."""

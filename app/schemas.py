@@ -1,0 +1,192 @@
+"""The replies, to the letter of the wire contract (docs/api.md)."""
+
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
+
+
+class Picture(BaseModel):
+    """The posted picture, upright."""
+
+    width: int = Field(description="px")
+    height: int = Field(description="px")
+    format: str
+
+
+class ViewReply(BaseModel):
+    """Where the network looked."""
+
+    fit: str
+    box: tuple[float, float, float, float] = Field(
+        description="left, top, right, bottom in px of the upright original; `pad` exceeds the picture"
+    )
+    input_size: tuple[int, int] = Field(description="height and width of the network's input in px")
+
+
+class Prediction(BaseModel):
+    """A class and its scores."""
+
+    index: int
+    label: str
+    probability: float
+    logit: float
+
+
+class Png(BaseModel):
+    """A PNG picture."""
+
+    media_type: str = "image/png"
+    width: int
+    height: int
+    b64: str | None = Field(description="the file, base64")
+
+
+class AttributionReply(BaseModel):
+    """The signed attribution on the grid of the target layer."""
+
+    shape: tuple[int, int]
+    values: list[list[float | None]] | None = Field(description="rows of the grid, top to bottom")
+    standard_error: list[list[float]] | None = None
+
+
+class Efficiency(BaseModel):
+    """How much of the utility the attribution accounts for."""
+
+    attributed: float | None = Field(description="sum of the attribution")
+    available: float | None = Field(description="U(A) - U(0)")
+
+
+class MetricsReply(BaseModel):
+    """Quality figures in percent; null where undefined."""
+
+    average_drop: float | None
+    coherency: float | None
+    complexity: float | None
+    adcc: float | None
+    increase_in_confidence: float | None
+    average_drop_in_deletion: float | None
+
+
+class ExplanationReply(BaseModel):
+    """One explanation."""
+
+    target: Prediction
+    method: str
+    utility: str
+    utility_value: float | None
+    hvp_norm: float | None = Field(description="L2 norm; null where the method does not use it")
+    forward_passes: int
+    attribution: AttributionReply | None
+    efficiency: Efficiency | None
+    fidelity: None = None
+    heatmap: Png | None
+    overlay: Png | None
+    explanation_map: Png | None = None
+    anti_explanation_map: Png | None = None
+    metrics: MetricsReply | None
+    warnings: list[str]
+
+    @model_serializer(mode="wrap")
+    def _leave_out_maps(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """The two maps have a key only where they were asked for."""
+        reply: dict[str, object] = serialize(self)
+        for name in ("explanation_map", "anti_explanation_map"):
+            if reply[name] is None:
+                del reply[name]
+        return reply
+
+
+class Timing(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    decode: float
+    queue: float
+    compute: float
+    render: float
+    total: float
+
+
+class PredictReply(BaseModel):
+    """What the network sees in a picture."""
+
+    model: str
+    device: str
+    weights: str = Field(description="where the parameters came from; `random` is for tests only")
+    image: Picture
+    view: ViewReply
+    predictions: list[Prediction]
+    timing_ms: Timing
+
+
+class ExplainReply(BaseModel):
+    """Why the network said so."""
+
+    model: str
+    layer: str
+    layer_path: str
+    method: str
+    utility: str
+    device: str
+    weights: str = Field(description="where the parameters came from; `random` is for tests only")
+    image: Picture
+    view: ViewReply
+    predictions: list[Prediction]
+    explanations: list[ExplanationReply]
+    timing_ms: Timing
+
+
+class ErrorReply(BaseModel):
+    """Every error."""
+
+    error: str = Field(description="what a caller can act on")
+    code: str = Field(description="stable name")
+    detail: dict[str, object] = Field(description="names the field and what it takes, where there is one")
+
+
+class Entry(BaseModel):
+    """A method or utility as a caller may choose it."""
+
+    name: str
+    description: str
+    source: str
+    parameters: list[str]
+
+
+class Methods(BaseModel):
+    """All attribution methods."""
+
+    methods: list[Entry]
+
+
+class Utilities(BaseModel):
+    """All utility functions."""
+
+    utilities: list[Entry]
+
+
+class Models(BaseModel):
+    """The networks by name; the first is the default."""
+
+    models: list[str]
+
+
+class Model(BaseModel):
+    """One network."""
+
+    name: str
+    ready: bool
+    layers: dict[str, str] = Field(description="named layers and their module paths")
+    input_size: tuple[int, int] = Field(description="height and width in px")
+    classes: int
+    weights: str
+    device: str
+
+
+class Labels(BaseModel):
+    """Class names in order."""
+
+    labels: list[str]
+
+
+class Status(BaseModel):
+    """A probe's answer."""
+
+    status: str

@@ -1,0 +1,62 @@
+"""Settings, read from the environment once and passed in."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set; each is an environment variable with the prefix `CAM_`."""
+
+    model_config = SettingsConfigDict(env_prefix="CAM_", frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("tf_efficientnet_lite0",),
+        min_length=1,
+        description="networks to load, comma-separated; the first is the default",
+    )
+    config: Path | None = Field(None, description="TOML file with further networks and checkpoints")
+    device: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("auto",),
+        min_length=1,
+        description="auto, cpu, cuda or cuda:N; a comma-separated list spreads the networks over devices",
+    )
+    weights_dir: Path | None = Field(
+        None, description="folder with <network>.safetensors or <network>.pth, looked in before any hub"
+    )
+    max_body_mib: int = Field(32, ge=1, description="largest request body in MiB")
+    max_megapixels: float = Field(64, gt=0, description="largest picture in millions of pixels")
+    max_targets: int = Field(16, ge=1, description="most target classes in one request")
+    queue_size: int = Field(128, ge=1, description="most explanations accepted and not yet answered")
+    timeout_s: float = Field(120, gt=0, description="longest time from acceptance to answer in seconds")
+
+    @field_validator("models", "device", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _no_duplicates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("config", "weights_dir", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest request body in bytes."""
+        return self.max_body_mib * 2**20
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest picture in pixels."""
+        return int(self.max_megapixels * 1e6)

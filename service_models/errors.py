@@ -1,0 +1,29 @@
+"""Everything that can go wrong between the name of a network and the loaded network."""
+
+
+class NetworkError(Exception):
+    """The root of this package's errors; the message says what to do about it."""
+
+
+class UnknownNetwork(NetworkError):  # noqa: N818 - reads as what happened, like its siblings in `app`
+    """No configuration entry, catalogue entry or library knows the name."""
+
+
+class ConfigError(NetworkError):
+    """A configuration entry contradicts itself, its file or the network it describes."""
+
+
+class LayerError(ConfigError):
+    """A named layer is not a module of the network."""
+
+
+class ArchitectureError(NetworkError):
+    """The library cannot build the network, or it is no image classifier for these inputs and classes."""
+
+
+class WeightsError(NetworkError):
+    """The parameters cannot be read or do not belong to the network."""
+
+
+class HubUnreachable(WeightsError):  # noqa: N818 - reads as what happened
+    """The parameters are in no file here and the library's hub cannot be reached."""

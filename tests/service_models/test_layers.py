@@ -1,0 +1,83 @@
+"""Layers that nobody named are found by running the network."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service_models import LayerError, infer_layers, resolve
+from service_models.layers import check_layers
+from service_models.libraries import build
+from service_models.lively import make_lively
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        (
+            "densenet121",
+            {"pre_gap": "features.norm5", "last_conv": "features.denseblock4.denselayer16.conv2"},
+        ),
+        (
+            "convnext_tiny",
+            {
+                "pre_gap": "features.7",
+                "last_conv": "features.7.2.block.0",
+                "last_norm": "features.7.2.block.2",
+            },
+        ),
+        ("vit_tiny_patch16_224", {"last_norm": "blocks.11.norm1"}),
+        ("deit_tiny_distilled_patch16_224", {"last_norm": "blocks.11.norm1"}),
+        ("mobilenetv3_large_100", {"pre_gap": "blocks", "last_conv": "blocks.6.0.conv"}),
+        ("regnet_y_400mf", {"pre_gap": "trunk_output", "last_conv": "trunk_output.block4.block4-5.f.c.0"}),
+        ("squeezenet1_1", {"pre_gap": "classifier.2", "last_conv": "classifier.1"}),
+        ("alexnet", {"pre_gap": "features.12", "last_conv": "features.10"}),
+        ("googlenet", {"pre_gap": "inception5b", "last_conv": "inception5b.branch4.1.conv"}),
+        ("levit_128s", {"pre_gap": "stages"}),
+        ("beit_base_patch16_224", {"pre_gap": "blocks.11", "last_norm": "blocks.11.norm2"}),
+    ],
+)
+def test_layers_of_networks_outside_the_catalogue(name: str, layers: dict[str, str]) -> None:
+    model = make_lively(build(resolve(name)), 0, (224, 224))
+
+    assert infer_layers(model, (224, 224)) == layers
+
+
+class _Tiny(nn.Module):
+    """A convolution, an in-place ReLU, pooling; `dead` cuts the logits off from the grid."""
+
+    def __init__(self, dead: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=4, padding=1)
+        self.conv = nn.Conv2d(4, 8, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.fc = nn.Linear(32, 5)
+        self.dead = dead
+
+    def forward(self, images: Tensor) -> Tensor:
+        activations = self.relu(self.conv(self.stem(images)))
+        if self.dead:
+            activations = activations * torch.eye(8)[0, 0] * 0 + activations[:, :, :1, :1]
+        return self.fc(self.pool(activations).flatten(1))
+
+
+def test_an_in_place_relu_is_told_from_the_convolution_whose_tensor_it_returns() -> None:
+    assert infer_layers(_Tiny().eval(), (32, 32)) == {"pre_gap": "relu", "last_conv": "conv"}
+
+
+def test_a_grid_of_which_one_position_counts_is_no_layer() -> None:
+    assert infer_layers(_Tiny(dead=True).eval(), (32, 32)) == {}
+
+
+def test_inference_leaves_no_hooks_and_no_gradients() -> None:
+    model = _Tiny().eval().requires_grad_(requires_grad=False)
+
+    infer_layers(model, (32, 32))
+
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_layer_that_is_no_module_is_refused_with_close_paths() -> None:
+    with pytest.raises(LayerError, match=r"birds: last_conv: .*'convv'; close paths: conv"):
+        check_layers(_Tiny(), {"last_conv": "convv"}, "birds")
