@@ -67,7 +67,7 @@ def compute_metrics(
 def _drop(score: Float[Tensor, " row"], other: Float[Tensor, " row"]) -> Percent:
     """100 max(0, y - o) / y from log-probabilities, exact also where y is tiny; undefined where y is 0."""
     score, other = score.double(), other.double()
-    drop = -100 * torch.expm1((other - score).clamp_max(0.0))
+    drop = -100 * torch.expm1((other - score).clamp_max(0.0)) + 0.0  # never -0.0
     return torch.where(score.exp() > 0, drop, torch.nan)
 
 
