@@ -48,7 +48,7 @@ def _serve() -> int:
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(settings, on_ready=lambda: _say_where(settings), on_failure=fail)
+    app = create_app(settings, on_ready=lambda: _say_where(server), on_failure=fail)
     config = uvicorn.Config(app, settings.host, settings.port, log_config=None, server_header=False)
     server = uvicorn.Server(config)
     server.run()
@@ -60,8 +60,11 @@ def _serve() -> int:
     return 1
 
 
-def _say_where(settings: Settings) -> None:
-    url = f"http://{settings.host}:{settings.port}"
+def _say_where(server: uvicorn.Server) -> None:
+    # The port of the socket, not of the settings, where 0 takes a free one.
+    ports = [socket.getsockname()[1] for listener in server.servers for socket in listener.sockets]
+    host = server.config.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{ports[0] if ports else server.config.port}"
     _LOG.info(
         "ready. The API page: %s/docs\n"
         "      A first picture: curl -F image=@photo.jpg -H 'Accept: image/png' %s/v1/explain -o overlay.png",

@@ -12,6 +12,7 @@ from app.imaging import colormap_names
 Fit = Literal["crop", "stretch", "pad"]
 Include = Literal["heatmap", "overlay", "attribution", "explanation_map", "anti_explanation_map"]
 MODEL_PATTERN = r"^[A-Za-z0-9_.-]+$"
+_MOST_LISTED = 64
 
 
 def _one_of(names: Iterable[str]) -> AfterValidator:
@@ -25,12 +26,6 @@ def _one_of(names: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _even(value: int) -> int:
-    if value % 2:
-        raise ValueError(f"{value} is odd")
-    return value
-
-
 def _zero_or_from_16(value: int) -> int:
     if 0 < value < 16:
         raise ValueError(f"{value} is between 0 and 16")
@@ -40,6 +35,8 @@ def _zero_or_from_16(value: int) -> int:
 def _as_list(value: object) -> object:
     """A list field may stand once; in one string its values are separated by commas."""
     items = value if isinstance(value, list) else [value]
+    if sum(item.count(",") + 1 for item in items if isinstance(item, str)) > _MOST_LISTED:
+        raise ValueError(f"more than {_MOST_LISTED} values")
     return [part.strip() for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
 
 
@@ -113,7 +110,7 @@ class ExplainParameters(PredictParameters):
     colormap: Annotated[str, _one_of(colormap_names())] = Field(
         "jet",
         description="A matplotlib colormap for the overlay.",
-        json_schema_extra=_takes("the name of a matplotlib colormap", examples=["jet", "viridis", "inferno"]),
+        json_schema_extra=_takes("the name of a matplotlib colormap", enum=list(colormap_names())),
     )
     alpha: float = Field(
         0.5,
@@ -127,7 +124,7 @@ class ExplainParameters(PredictParameters):
         1024,
         ge=0,
         le=8192,
-        description="Longest side of the overlay in px; 0 keeps the original size, never enlarged.",
+        description="Longest side of the overlay in px, from 16; 0 keeps the original size. Never enlarged.",
         json_schema_extra=_takes("0 or a whole number from 16 to 8192"),
     )
     include: Annotated[list[Include], BeforeValidator(_as_list)] = Field(
@@ -144,10 +141,11 @@ class ExplainParameters(PredictParameters):
         description="Seed of the methods that draw at random.",
         json_schema_extra=_takes("a whole number from 0 to 2^63 - 1"),
     )
-    permutations: Annotated[int, AfterValidator(_even)] = Field(
+    permutations: int = Field(
         256,
         ge=2,
         le=65536,
+        multiple_of=2,
         description="For the methods that sample permutations (none yet).",
         json_schema_extra=_takes("an even number from 2 to 65536"),
     )

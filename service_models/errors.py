@@ -5,7 +5,7 @@ class NetworkError(Exception):
     """The root of this package's errors; the message says what to do about it."""
 
 
-class UnknownNetwork(NetworkError):  # noqa: N818 - reads as what happened, like its siblings in `app`
+class UnknownNetwork(NetworkError):
     """No configuration entry, catalogue entry or library knows the name."""
 
 
@@ -25,5 +25,5 @@ class WeightsError(NetworkError):
     """The parameters cannot be read or do not belong to the network."""
 
 
-class HubUnreachable(WeightsError):  # noqa: N818 - reads as what happened
+class HubUnreachable(WeightsError):
     """The parameters are in no file here and the library's hub cannot be reached."""

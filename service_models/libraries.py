@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
@@ -106,6 +108,22 @@ def build(spec: NetworkSpec) -> nn.Module:
             raise ArchitectureError(
                 f"{spec.name}: {spec.library} cannot build {spec.architecture!r}: {error}"
             ) from error
+
+
+@contextmanager
+def running(spec: NetworkSpec, input_size: tuple[int, int]) -> Iterator[None]:
+    """Around a run of the network on pictures of `input_size` (height, width) in px.
+
+    Raises:
+        ArchitectureError: the network does not take them.
+    """
+    try:
+        yield
+    # Any model of two large libraries: what they raise on a wrong size is not agreed upon.
+    except Exception as error:
+        raise ArchitectureError(
+            f"{spec.name}: {spec.architecture} does not take {input_size[0]} x {input_size[1]} px: {error}"
+        ) from error
 
 
 def _build_torchvision(spec: NetworkSpec) -> nn.Module:

@@ -1,7 +1,7 @@
 """Random parameters under which a network behaves like a trained one; for tests and benchmarks only.
 
 Untrained parameters as libraries set them are useless for explanations: logits deviate by anything from 1e-14
-to 4e7, and the Hessian of the utilities is flat. Here one forward pass over smooth random pictures normalises
+to 4e7, and the Hessian of the utilities is flat. Here one forward pass over photograph-like pictures normalises
 every layer by what it computes on them ("All you need is a good init", Mishkin and Matas 2016), and a second
 scales the classifier.
 """

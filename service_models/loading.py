@@ -14,7 +14,7 @@ from torch import nn
 from service_models.errors import ArchitectureError, ConfigError
 from service_models.labels import labels_of
 from service_models.layers import check_layers, infer_layers
-from service_models.libraries import build
+from service_models.libraries import build, running
 from service_models.lively import structured_images
 from service_models.preprocessing import library_preprocessing
 from service_models.spec import Network, NetworkSpec
@@ -63,14 +63,8 @@ def load_network(
 def _count_classes(model: nn.Module, spec: NetworkSpec, input_size: tuple[int, int]) -> int:
     """Runs the network once and returns how many logits one picture gives."""
     picture = structured_images(1, input_size, torch.Generator().manual_seed(0))
-    try:
-        with torch.no_grad():
-            logits = model(picture)
-    # Any model of two large libraries; what they raise on a wrong size is not agreed upon.
-    except Exception as error:
-        raise ArchitectureError(
-            f"{spec.name}: {spec.architecture} does not take {input_size[0]} x {input_size[1]} px: {error}"
-        ) from error
+    with running(spec, input_size), torch.no_grad():
+        logits = model(picture)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != 1:
         raise ArchitectureError(f"{spec.name}: {spec.architecture} is no classifier: it returns no row of logits")
     if not torch.isfinite(logits).all():

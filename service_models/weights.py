@@ -11,6 +11,7 @@ from torch import nn
 from service_models import hub
 from service_models.checkpoint import StateDict, fit, load_state, read_checkpoint
 from service_models.errors import HubUnreachable, WeightsError
+from service_models.libraries import running
 from service_models.lively import make_lively
 from service_models.spec import Checkpoint, Embedded, NetworkSpec, Random
 
@@ -49,7 +50,8 @@ def load_weights(
     """
     source = spec.weights
     if isinstance(source, Random):
-        make_lively(model, source.seed, input_size)
+        with running(spec, input_size):
+            make_lively(model, source.seed, input_size)
         return "random"
     if isinstance(source, Checkpoint):
         return _load_file(model, spec, source.path)

@@ -18,8 +18,10 @@ Parameters = TypeVar("Parameters", bound=PredictParameters)
 
 _IMAGE_TAKES = "one image file, as the multipart part image, as image.b64 in JSON, or as the body itself"
 _BASE64_CHUNK = 4 * 2**18
-# Where a query string says which picture an image/png reply is; not a field of the explanation.
-REPLY_FIELDS = frozenset({"image"})
+# More than any request needs; millions would keep the interpreter, and so the event loop, for seconds.
+_MOST_JSON_VALUES = 4096
+# Longer numbers are out of every range, and int() refuses thousands of digits.
+_MOST_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,12 @@ class _Parser(MultiPartParser):
         self.complete = True
 
 
-async def read_body(request: Request) -> Body:
+async def read_body(request: Request, reply_fields: frozenset[str] = frozenset()) -> Body:
     """Reads a request body of any accepted content type, together with the query string.
+
+    Args:
+        request: the request.
+        reply_fields: names in the query string that shape the reply only; they may stand once and are left out.
 
     Raises:
         MalformedBody: JSON, multipart or base64 that is none.
@@ -49,7 +55,7 @@ async def read_body(request: Request) -> Body:
         InvalidParameter: no image, a second file, a single field twice.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    query = [(name, value) for name, value in request.query_params.multi_items() if name not in REPLY_FIELDS]
+    query = _query(request, reply_fields)
     if content_type == "multipart/form-data":
         image, pairs = await _read_multipart(request)
         return Body(image, _gather([*query, *pairs]))
@@ -69,27 +75,41 @@ async def read_body(request: Request) -> Body:
 
 def validate(model: type[Parameters], fields: dict[str, Any]) -> Parameters:
     """Validates fields; the first mistake becomes an `InvalidParameter` that says what the field takes."""
+    for name in fields.keys() - model.model_fields.keys():
+        known = ", ".join(model.model_fields)
+        raise InvalidParameter(f"there is no field '{name}'", field=name, takes=f"fields: {known}")
     try:
         return model.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(model.model_fields)
-            raise InvalidParameter(f"there is no field '{name}'", field=name, takes=f"fields: {known}") from None
         extra = model.model_fields[name].json_schema_extra
         takes = extra.get("takes") if isinstance(extra, dict) else None
-        value = _short(first["input"])
+        value = _shown(first["input"])
         raise InvalidParameter(f"{name}: {value} is not {takes}", field=name, takes=takes, value=value) from None
 
 
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return f"'{text}'" if len(text) <= 80 else f"'{text[:77]}...'"
+def _shown(value: object) -> str:
+    """A caller's value as an error quotes it, never at length."""
+    match value:
+        case str():
+            return value if len(value) <= 80 else f"{value[:77]}..."
+        case dict():
+            return "an object"
+        case list():
+            return "a list"
+        case _:
+            return json.dumps(value, default=str)
 
 
 def _missing_image() -> InvalidParameter:
     return InvalidParameter("the image is missing", field="image", takes=_IMAGE_TAKES)
+
+
+def _query(request: Request, reply_fields: frozenset[str]) -> list[tuple[str, str]]:
+    pairs = request.query_params.multi_items()
+    _gather([(name, value) for name, value in pairs if name in reply_fields])
+    return [(name, value) for name, value in pairs if name not in reply_fields]
 
 
 def _gather(pairs: list[tuple[str, str]]) -> dict[str, Any]:
@@ -132,8 +152,13 @@ async def _read_multipart(request: Request) -> tuple[bytes, list[tuple[str, str]
 
 
 def _read_json(body: bytes, query: list[tuple[str, str]]) -> Body:
+    if body.count(b",") >= _MOST_JSON_VALUES:
+        takes = f"at most {_MOST_JSON_VALUES} values"
+        raise InvalidParameter(f"the JSON body is too long: it takes {takes}", field="body", takes=takes)
     try:
-        content = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_refuse_doubles)
+        content = json.loads(
+            body, parse_int=_parse_int, parse_constant=_refuse_constant, object_pairs_hook=_refuse_doubles
+        )
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"the body is not JSON: {error}"[:300]) from None
     if not isinstance(content, dict):
@@ -148,6 +173,10 @@ def _read_json(body: bytes, query: list[tuple[str, str]]) -> Body:
     if not isinstance(image, dict) or not isinstance(image.get("b64"), str) or len(image) != 1:
         raise InvalidParameter(f"image is not {takes}", field="image", takes=takes)
     return Body(decode_base64(image["b64"], "image.b64"), fields | content)
+
+
+def _parse_int(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
 
 
 def _refuse_constant(name: str) -> float:

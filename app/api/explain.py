@@ -23,13 +23,14 @@ from app.schemas import ExplainReply
 router = APIRouter(tags=["explain"])
 
 _JSON, _PNG = "application/json", "image/png"
+_REPLY_FIELDS = frozenset({"image"})
 
 
 @router.post(
     "/v1/explain",
     summary="Explain a picture",
     response_model=ExplainReply,
-    openapi_extra=upload("Explain"),
+    openapi_extra=upload("Explain", ExplainParameters),
     responses=documented(400, 404, 406, 413, 415, 422, 429, 500, 503, 504, png=True),
 )
 async def explain(
@@ -46,8 +47,8 @@ async def explain(
     and the figures travel in the header `X-Explanation`.
     """
     clock = Clock(time.perf_counter())
-    media_type = choose(request.headers.get("accept"), (_JSON, _PNG))
-    body = await read_body(request)
+    media_type = choose(request.headers, (_JSON, _PNG))
+    body = await read_body(request, _REPLY_FIELDS)
     parameters = validate(ExplainParameters, body.fields)
     if media_type == _PNG:
         parameters = _for_one_picture(parameters, image)

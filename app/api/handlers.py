@@ -1,12 +1,13 @@
 """Turns whatever is raised into the one shape of error that the contract knows."""
 
+import json
 import logging
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app import imaging
 from app.cam.errors import CamError, LayerError, MethodError
@@ -23,6 +24,7 @@ from app.errors import (
 )
 
 _LOG = logging.getLogger(__name__)
+_MOST_CHARACTERS = 2000
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -33,6 +35,7 @@ def add_handlers(app: FastAPI) -> None:
         imaging.ImagingError: _answer,
         RequestValidationError: _answer,
         HTTPException: _answer,
+        ClientDisconnect: _hang_up,
         Exception: _answer,
     }
     for kind, handler in handlers.items():
@@ -41,8 +44,23 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _answer(request: Request, error: Exception) -> Response:
     answer = as_service_error(request, error)
-    content = {"error": answer.message, "code": answer.code, "detail": answer.detail}
-    return JSONResponse(content, answer.status, answer.headers)
+    detail = {name: _cut(value) for name, value in answer.detail.items()}
+    content = {"error": _cut(answer.message), "code": answer.code, "detail": detail}
+    # JSON lets callers send halves of surrogate pairs, which UTF-8 cannot say.
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return Response(text, answer.status, answer.headers, "application/json")
+
+
+async def _hang_up(_request: Request, _error: Exception) -> Response:
+    """The caller left before its body was complete: nobody reads the answer, and nothing is wrong here."""
+    return Response(status_code=400)
+
+
+def _cut(value: object) -> object:
+    """What a caller sent may be quoted, but not megabytes of it."""
+    if isinstance(value, str) and len(value) > _MOST_CHARACTERS:
+        return f"{value[:_MOST_CHARACTERS]}..."
+    return value
 
 
 def as_service_error(request: Request, error: Exception) -> ServiceError:
@@ -57,7 +75,8 @@ def as_service_error(request: Request, error: Exception) -> ServiceError:
         case RequestValidationError():
             first = error.errors()[0]
             field = str(first["loc"][-1])
-            return InvalidParameter(f"{field}: {first['msg']}", field=field)
+            takes = first.get("ctx", {}).get("expected", first["msg"]).replace("'", "")
+            return InvalidParameter(f"{field}: takes {takes}", field=field, takes=takes)
         case HTTPException(status_code=404):
             return NotFound(f"there is nothing at {request.url.path}")
         case HTTPException(status_code=405):

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from app.api.context import runtime_of
-from app.api.negotiation import choose
+from app.api.negotiation import prefers
 from app.api.openapi import documented
 from app.errors import NotReady
 from app.schemas import Status
@@ -15,8 +15,7 @@ router = APIRouter(tags=["health"])
 @router.get("/", response_model=Status, summary="The front door")
 async def root(request: Request) -> Response:
     """Tells programs that the service is alive, and leads browsers to the API page."""
-    accept = request.headers.get("accept")
-    if accept and choose(accept, ("application/json", "text/html", "*/*")) == "text/html":
+    if prefers(request.headers, "text/html", "application/json"):
         return RedirectResponse("docs")
     return Response(Status(status="alive").model_dump_json(), media_type="application/json")
 

@@ -1,25 +1,34 @@
 """Which media type a caller prefers."""
 
+from starlette.datastructures import Headers
+
 from app.errors import NotAcceptable
 
 
-def choose(accept: str | None, offered: tuple[str, ...]) -> str:
+def choose(headers: Headers, offered: tuple[str, ...]) -> str:
     """Picks the offered media type with the highest quality; ties go to the first offered (RFC 9110, 12.5.1).
 
     Args:
-        accept: the `Accept` header.
+        headers: the request's; several `Accept` lines are one list.
         offered: media types that can be made, the default first.
 
     Raises:
         NotAcceptable: none of them is accepted.
     """
-    ranges = _parse(accept or "*/*")
+    accept = ", ".join(headers.getlist("accept"))
+    ranges = _parse(accept)
     qualities = {media_type: _quality(media_type, ranges) for media_type in offered}
     best = max(offered, key=qualities.__getitem__)
     if qualities[best] <= 0:
         takes = " or ".join(offered)
         raise NotAcceptable(f"none of '{accept}' can be made", field="Accept", takes=takes)
     return best
+
+
+def prefers(headers: Headers, media_type: str, default: str) -> bool:
+    """Whether the caller likes a media type better than the one it would get by default."""
+    ranges = _parse(", ".join(headers.getlist("accept")))
+    return _quality(media_type, ranges) > _quality(default, ranges)
 
 
 def _parse(accept: str) -> dict[str, float]:

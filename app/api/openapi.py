@@ -57,8 +57,9 @@ class PredictJson(PredictParameters):
 _BODIES: tuple[type[BaseModel], ...] = (ExplainForm, ExplainJson, PredictForm, PredictJson)
 
 
-def upload(prefix: str) -> dict[str, Any]:
+def upload(prefix: str, parameters: type[PredictParameters]) -> dict[str, Any]:
     """The request body of an operation that takes a picture, in its three content types."""
+    lists = sorted(LIST_FIELDS & parameters.model_fields.keys())
 
     def schema(kind: str) -> dict[str, str]:
         return {"$ref": _REFERENCE.format(model=f"{prefix}{kind}")}
@@ -70,7 +71,7 @@ def upload(prefix: str) -> dict[str, Any]:
                 "multipart/form-data": {
                     "schema": schema("Form"),
                     # A list is the same field repeated, as curl -F writes it.
-                    "encoding": {name: {"style": "form", "explode": True} for name in sorted(LIST_FIELDS)},
+                    "encoding": {name: {"style": "form", "explode": True} for name in lists},
                 },
                 "application/json": {
                     "schema": schema("Json"),
@@ -104,7 +105,7 @@ def documented(*statuses: int, png: bool = False) -> dict[int | str, dict[str, A
 
 
 def install_openapi(app: FastAPI, settings: Settings) -> None:
-    """Adds the body schemas, with the configured networks as the values of `model`."""
+    """Adds the body schemas, as the settings make them."""
     derive = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -114,14 +115,15 @@ def install_openapi(app: FastAPI, settings: Settings) -> None:
             for body in _BODIES:
                 schema = body.model_json_schema(ref_template=_REFERENCE)
                 schemas.update(schema.pop("$defs", {}))
-                schemas[body.__name__] = _named_models(schema, settings.models)
+                schemas[body.__name__] = _as_configured(schema, settings)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _named_models(schema: dict[str, Any], models: tuple[str, ...]) -> dict[str, Any]:
+def _as_configured(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """States what the settings decide: the networks, and how many targets."""
     properties = schema["properties"]
     title = properties["model"].get("title")
     description = properties["model"].get("description")
@@ -129,9 +131,11 @@ def _named_models(schema: dict[str, Any], models: tuple[str, ...]) -> dict[str, 
         "type": "string",
         "title": title,
         "description": description,
-        "enum": list(models),
-        "default": models[0],
+        "enum": list(settings.models),
+        "default": settings.models[0],
     }
+    if "target" in properties:
+        properties["target"]["maxItems"] = settings.max_targets
     for name, kept in properties.items():
         kept.pop("takes", None)
         if name == "layer":

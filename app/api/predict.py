@@ -1,6 +1,7 @@
 """POST /v1/predict: what the network sees."""
 
 import time
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
@@ -22,13 +23,13 @@ router = APIRouter(tags=["predict"])
     "/v1/predict",
     summary="Classify a picture",
     response_model=PredictReply,
-    openapi_extra=upload("Predict"),
+    openapi_extra=upload("Predict", PredictParameters),
     responses=documented(400, 404, 406, 413, 415, 422, 429, 500, 503, 504),
 )
 async def predict(request: Request) -> Response:
     """Answers with the most likely classes."""
     clock = Clock(time.perf_counter())
-    choose(request.headers.get("accept"), ("application/json",))
+    choose(request.headers, ("application/json",))
     body = await read_body(request)
     parameters = validate(PredictParameters, body.fields)
     runtime = runtime_of(request)
@@ -37,5 +38,5 @@ async def predict(request: Request) -> Response:
     async with runtime.admitted():
         seen = await see(runtime, served.network, body.image, parameters.fit)
         answer = await run_network(served, seen)
-    reply = predict_reply(answer, parameters.top_k, clock)
+        reply = await runtime.offload(partial(predict_reply, answer, parameters.top_k, clock))
     return Response(reply.model_dump_json(), media_type="application/json")

@@ -31,6 +31,9 @@ from app.schemas import (
 )
 
 _HEADER_BYTES = 4096
+# A prediction is never shorter than 50 bytes of JSON.
+_HEADER_PREDICTIONS = _HEADER_BYTES // 50
+_HEADER_LABEL = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +96,24 @@ def explain_reply(
 def header_of(reply: ExplainReply) -> str:
     """The reply for the first target as compact ASCII JSON, at most 4 KiB, without values and pictures.
 
-    Where it would be longer, predictions are left out from the end, then warnings.
+    Where it would be longer, predictions are left out from the end, then warnings; then the label is cut.
     """
-    short = reply.model_dump(mode="json")
-    short["explanations"] = short["explanations"][:1]
+    first = reply.model_copy(
+        update={"predictions": reply.predictions[:_HEADER_PREDICTIONS], "explanations": reply.explanations[:1]}
+    )
+    short = first.model_dump(mode="json")
     explanation = short["explanations"][0]
     if explanation["attribution"] is not None:
-        for name in ("values", "standard_error"):
-            del explanation["attribution"][name]
+        del explanation["attribution"]["values"]
     for name in ("heatmap", "overlay", "explanation_map", "anti_explanation_map"):
         if explanation.get(name) is not None:
             del explanation[name]["b64"]
     for shrinkable in (short["predictions"], explanation["warnings"]):
         while len(text := json.dumps(short, separators=(",", ":"))) > _HEADER_BYTES and shrinkable:
             shrinkable.pop()
+    if len(text) > _HEADER_BYTES:
+        explanation["target"]["label"] = explanation["target"]["label"][:_HEADER_LABEL]
+        text = json.dumps(short, separators=(",", ":"))
     return text
 
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from app.cam.split import SplitNetwork, State
+from app.cam.utilities import Logits, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Derivatives:
 def differentiate(
     split: SplitNetwork,
     state: State,
-    utility: Callable[[Float[Tensor, "row class"]], Float[Tensor, " row"]],
+    utility: Callable[[Logits], Values],
     *,
     second_order: bool,
 ) -> Derivatives:
@@ -38,6 +40,9 @@ def differentiate(
 
     H A is the derivative of <G, A> with A held constant in the second factor (Pearlmutter 1994): one more
     backward pass, never the Hessian itself.
+
+    Where the head is global average pooling and one linear layer, both have a closed form in the derivatives
+    with respect to the logits, and the head is not run at all.
 
     Args:
         split: the network.
@@ -49,6 +54,8 @@ def differentiate(
         Tensors without autograd history. Where U does not depend on A, or depends on it linearly, autograd has
         no graph to follow and answers None; the derivative is then exactly zero.
     """
+    if split.classifier is not None:
+        return _differentiate_pooled(split.classifier, state, utility, second_order=second_order)
     with torch.enable_grad():
         activations = state.activations.detach().requires_grad_()
         logits = split.head(state.with_activations(activations))
@@ -60,8 +67,33 @@ def differentiate(
     return Derivatives(logits.detach(), values.detach(), gradients.detach(), hvp)
 
 
-def _gradient(scalar: Tensor, activations: Tensor, *, create_graph: bool) -> Tensor:
+def _differentiate_pooled(
+    classifier: nn.Linear,
+    state: State,
+    utility: Callable[[Logits], Values],
+    *,
+    second_order: bool,
+) -> Derivatives:
+    """y = V m(A) + b is linear in A, so G = V^T dU/dy / d and H A = V^T (d2U/dy2 V m(A)) / d at every position."""
+    activations = state.activations
+    players = activations.shape[2] * activations.shape[3]
+    linear_part = functional.linear(activations.mean(dim=(2, 3)), classifier.weight)
+    with torch.enable_grad():
+        logits = linear_part if classifier.bias is None else linear_part + classifier.bias
+        logits = logits.detach().requires_grad_()
+        values = utility(logits)
+        slope = _gradient(values.sum(), logits, create_graph=second_order)
+        curvature = _gradient((slope * linear_part).sum(), logits, create_graph=False) if second_order else None
+
+    def spread(of_logits: Logits) -> Tensor:
+        return (of_logits @ classifier.weight / players)[:, :, None, None].expand_as(activations)
+
+    hvp = None if curvature is None else spread(curvature)
+    return Derivatives(logits.detach(), values.detach(), spread(slope.detach()), hvp)
+
+
+def _gradient(scalar: Tensor, variable: Tensor, *, create_graph: bool) -> Tensor:
     if not scalar.requires_grad:
-        return torch.zeros_like(activations)
-    (gradient,) = torch.autograd.grad(scalar, activations, create_graph=create_graph, allow_unused=True)
-    return torch.zeros_like(activations) if gradient is None else gradient
+        return torch.zeros_like(variable)
+    (gradient,) = torch.autograd.grad(scalar, variable, create_graph=create_graph, allow_unused=True)
+    return torch.zeros_like(variable) if gradient is None else gradient

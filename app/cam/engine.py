@@ -15,7 +15,7 @@ from app.cam.heatmap import heatmap, is_constant
 from app.cam.methods import Evidence, Method
 from app.cam.metrics import Metrics, compute_metrics
 from app.cam.split import SplitNetwork, State
-from app.cam.utilities import Utility, values_of_rows
+from app.cam.utilities import Logits, Utility, Values, values_of_rows
 
 Item = TypeVar("Item")
 Target = int | Literal["predicted", "least-likely"]
@@ -160,7 +160,7 @@ def _explain_rows(
     targets: list[Int[Tensor, " row"]] = []
     utilities = [question.utility for question in questions]
 
-    def utility(logits: Float[Tensor, "row class"]) -> Float[Tensor, " row"]:
+    def utility(logits: Logits) -> Values:
         targets.append(_target_classes(logits, questions))
         return values_of_rows(logits, targets[0], utilities)
 

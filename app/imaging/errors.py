@@ -1,7 +1,6 @@
 """What can be wrong with a posted picture, in words that its sender can act on."""
 
 
-
 class ImagingError(Exception):
     """A picture that cannot be used; the message is fit for the one who sent it."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from app.cam.engine import Question, explain
 from app.cam.methods import METHODS
-from app.cam.split import split_network
+from app.cam.split import SplitNetwork, split_network
 from app.cam.utilities import UTILITIES
 from service_models import Network, load_network, resolve
 from service_models.config import read_config
@@ -68,7 +68,13 @@ def peer_attribution(network: Network, path: str, method: str, utility: str, ima
 
     class Capturing(PEERS[method]):  # type: ignore[misc]
         def get_cam_image(self, *args: Any, **kwargs: Any) -> np.ndarray:
-            found.append(super().get_cam_image(*args, **kwargs))
+            if method == "shapleycam" and self.reshape_transform is not None:
+                # The package transforms what it weighs with, but forgets what it weighs.
+                weights = self.get_cam_weights(*args[:5])
+                activations = self.reshape_transform(args[3]).detach().numpy()
+                found.append((weights[:, :, None, None] * activations).sum(axis=1))
+            else:
+                found.append(super().get_cam_image(*args, **kwargs))
             return found[-1]
 
     is_swin = network.name.startswith("swin")
@@ -85,10 +91,9 @@ def peer_attribution(network: Network, path: str, method: str, utility: str, ima
 
 
 def our_attribution(
-    network: Network, path: str, method: str, utility: str, image: Tensor, target: int
+    split: SplitNetwork, method: str, utility: str, image: Tensor, target: int
 ) -> tuple[np.ndarray, float | None]:
     """Ours of the same, and the norm of the Hessian-vector product."""
-    split = split_network(network.model, path, network.preprocessing.input_size)
     question = Question(0, METHODS[method], UTILITIES[utility], target)
     (found,) = explain(split, image[None], [question], metrics=False).explanations
     return found.attribution.numpy(), found.hvp_norm
@@ -104,10 +109,11 @@ def main(job_path: str) -> None:
         targets = network.model(images).argmax(dim=1).tolist()
     cells = []
     for layer, path in network.layers.items():
+        split = split_network(network.model, path, network.preprocessing.input_size)
         for method in job["methods"]:
             for utility in job["utilities"]:
                 for number, (image, target) in enumerate(zip(images, targets, strict=True)):
-                    ours, norm = our_attribution(network, path, method, utility, image, target)
+                    ours, norm = our_attribution(split, method, utility, image, target)
                     theirs = peer_attribution(network, path, method, utility, image, target)
                     difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
                     cells.append([layer, method, utility, number, difference, norm])

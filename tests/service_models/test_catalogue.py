@@ -16,7 +16,6 @@ BUILT = [
     "tf_efficientnet_lite0",
     "resnet18",
     "resnet50",
-    "resnext50_32x4d",
     "vgg16",
     "efficientnet_b0",
     "mobilenet_v2",

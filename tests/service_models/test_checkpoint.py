@@ -102,9 +102,7 @@ class _Malicious:
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_code_in_a_checkpoint_is_never_run(
-    as_zip: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_in_a_checkpoint_is_never_run(as_zip: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.pth"
     torch.save({"state_dict": _Malicious()}, path, _use_new_zipfile_serialization=as_zip)

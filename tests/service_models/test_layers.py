@@ -33,7 +33,7 @@ from service_models.lively import make_lively
         ("alexnet", {"pre_gap": "features.12", "last_conv": "features.10"}),
         ("googlenet", {"pre_gap": "inception5b", "last_conv": "inception5b.branch4.1.conv"}),
         ("levit_128s", {"pre_gap": "stages"}),
-        ("beit_base_patch16_224", {"pre_gap": "blocks.11", "last_norm": "blocks.11.norm2"}),
+        ("resmlp_12_224", {"pre_gap": "norm"}),
     ],
 )
 def test_layers_of_networks_outside_the_catalogue(name: str, layers: dict[str, str]) -> None:
