@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 import uvicorn
@@ -51,20 +52,25 @@ def _serve() -> int:
     app = create_app(settings, on_ready=lambda: _say_where(server), on_failure=fail)
     config = uvicorn.Config(app, settings.host, settings.port, log_config=None, server_header=False)
     server = uvicorn.Server(config)
+    # uvicorn ends in good order on these signals, and then raises them again for whoever started it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: None)
     server.run()
     if not failures:
         return 0 if server.started else 1
-    error = failures[0]
-    known = isinstance(error, NetworkError | ValueError)
-    _LOG.error("cannot start: %s", error, exc_info=None if known else error)
+    failure = failures[0]
+    known = isinstance(failure, NetworkError | ValueError)
+    _LOG.error("cannot start: %s", failure, exc_info=None if known else failure)
     return 1
 
 
 def _say_where(server: uvicorn.Server) -> None:
-    # The port of the socket, not of the settings, where 0 takes a free one.
-    ports = [socket.getsockname()[1] for listener in server.servers for socket in listener.sockets]
-    host = server.config.host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{ports[0] if ports else server.config.port}"
+    if not server.started or server.should_exit:
+        return
+    # The port of the socket, not of the settings: 0 takes a free one.
+    port = server.servers[0].sockets[0].getsockname()[1]
+    host = f"[{server.config.host}]" if ":" in server.config.host else server.config.host
+    url = f"http://{host}:{port}"
     _LOG.info(
         "ready. The API page: %s/docs\n"
         "      A first picture: curl -F image=@photo.jpg -H 'Accept: image/png' %s/v1/explain -o overlay.png",

@@ -34,10 +34,14 @@ def _zero_or_from_16(value: int) -> int:
 
 def _as_list(value: object) -> object:
     """A list field may stand once; in one string its values are separated by commas."""
-    items = value if isinstance(value, list) else [value]
+    items: list[object] = value if isinstance(value, list) else [value]
     if sum(item.count(",") + 1 for item in items if isinstance(item, str)) > _MOST_LISTED:
         raise ValueError(f"more than {_MOST_LISTED} values")
-    return [part.strip() for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+    return [part for item in items for part in (_split(item) if isinstance(item, str) else [item])]
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _as_targets(value: object) -> object:

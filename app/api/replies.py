@@ -4,7 +4,7 @@ import base64
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -205,7 +205,7 @@ def _attribution(attribution: Tensor) -> AttributionReply:
     return AttributionReply(shape=(height, width), values=[_shortest(row) for row in attribution.cpu().numpy()])
 
 
-def _shortest(row: npt.NDArray[np.floating]) -> Sequence[float | None]:
+def _shortest(row: npt.NDArray[np.floating]) -> list[float | None]:
     """The shortest decimals that read back as the same float32."""
     return [_finite(float(str(value))) for value in row]
 

@@ -24,8 +24,10 @@ def resolve_targets(tokens: list[str], labels: tuple[str, ...], most: int) -> li
 
 
 def _resolve_target(token: str, labels: tuple[str, ...]) -> Target:
-    if token == "predicted" or token == "least-likely":
-        return token
+    if token == "predicted":
+        return "predicted"
+    if token == "least-likely":
+        return "least-likely"
     if re.fullmatch(r"-?[0-9]+", token):
         # A long number is out of range whatever it is; int() would refuse thousands of digits.
         if not token.startswith("-") and len(token) <= 18 and int(token) < len(labels):

@@ -85,11 +85,10 @@ def _differentiate_pooled(
         slope = _gradient(values.sum(), logits, create_graph=second_order)
         curvature = _gradient((slope * linear_part).sum(), logits, create_graph=False) if second_order else None
 
-    def spread(of_logits: Logits) -> Tensor:
-        return (of_logits @ classifier.weight / players)[:, :, None, None].expand_as(activations)
-
-    hvp = None if curvature is None else spread(curvature)
-    return Derivatives(logits.detach(), values.detach(), spread(slope.detach()), hvp)
+    of_logits = slope.detach() if curvature is None else torch.cat((slope.detach(), curvature))
+    of_maps = (of_logits @ classifier.weight / players)[:, :, None, None]
+    gradients, *hvp = (part.expand_as(activations) for part in of_maps.split(len(state)))
+    return Derivatives(logits.detach(), values.detach(), gradients, hvp[0] if hvp else None)
 
 
 def _gradient(scalar: Tensor, variable: Tensor, *, create_graph: bool) -> Tensor:

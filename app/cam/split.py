@@ -65,6 +65,7 @@ class SplitNetwork(ABC):
     grid: Grid
     classifier: nn.Linear | None = None
     pools: bool = False
+    _silent_logits: Tensor | None = None
 
     def trunk(self, images: Float[Tensor, "batch 3 height width"]) -> State:
         """Runs the network up to its target layer, without autograd."""
@@ -81,6 +82,15 @@ class SplitNetwork(ABC):
         output = self._from_channels_first(state.activations, prefix).clone()
         with TwiceDifferentiableAttention():
             return self._run_head(output, *(tensor.clone() for tensor in carry))
+
+    def silent(self, state: State) -> Float[Tensor, "row class"]:
+        """The logits of the empty coalition: the head on zero activations, with the same carry."""
+        if state.carry:
+            return self.head(state.with_activations(torch.zeros_like(state.activations)))
+        if self._silent_logits is None:  # nothing of the image is left: the same for every row
+            activations = torch.zeros_like(state.activations[:1])
+            self._silent_logits = self.head(state.with_activations(activations)).detach()
+        return self._silent_logits.expand(len(state), -1)
 
     @abstractmethod
     def _run_trunk(self, images: Tensor) -> tuple[Tensor, ...]: ...

@@ -1,0 +1,93 @@
+"""Runs the service as its users do: `python -m app serve`, in its own process, on a real socket."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+_START_S = 120
+_STOP_S = 60
+
+# Labels that a caller can get wrong: two classes of one name, two that differ in case, a comma, no ASCII, and
+# one that is longer than a header may be.
+LABELS = ["crane", "crane", "Cardigan", "cardigan", "maillot, tank suit", "Ωμέγα ✓", "é" * 3000, "ant", "bee", "cat"]
+
+_NETWORKS = f"""
+[networks.small]
+architecture = "torchvision:resnet18"
+weights = "random"
+labels = {LABELS!r}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service.
+
+    Attributes:
+        process: its process.
+        url: scheme, host and port.
+        log: everything it has said on the terminal so far.
+    """
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def wait_until_ready(self) -> None:
+        """Polls `/readyz`."""
+        deadline = time.monotonic() + _START_S
+        with httpx.Client(base_url=self.url) as client:
+            while client.get("/readyz").status_code != 200:
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.2)
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """The environment of this process with no other settings of the service than these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CAM_")}
+    return kept | {"CAM_PORT": "0"} | {f"CAM_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def start(env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Starts `python -m app serve`."""
+    with log.open("wb") as file:
+        return subprocess.Popen([sys.executable, "-m", "app", "serve"], cwd=ROOT, env=env, stderr=file)
+
+
+@contextmanager
+def serving(folder: Path, **settings: object) -> Iterator[Service]:
+    """Runs the service until the context ends; its socket is open, its networks may still load.
+
+    Beside the catalogue it knows the network `small`: a lively random ResNet-18 with the ten `LABELS`.
+    """
+    config, log = folder / "networks.toml", folder / "log.txt"
+    config.write_text(_NETWORKS, encoding="utf-8")
+    process = start(environment(config=config, **settings), log)
+    try:
+        yield Service(process, _url(process, log), log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + _START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        found = re.search(r"running on (http://\S+)", log.read_text())
+        if found:
+            return found[1]
+        time.sleep(0.02)
+    raise AssertionError(f"the service did not start: {log.read_text()}")
