@@ -16,8 +16,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from app.cam.engine import Question, explain
+from app.cam.engine import explain
 from app.cam.methods import METHODS
+from app.cam.questions import Question
 from app.cam.split import SplitNetwork, split_network
 from app.cam.utilities import UTILITIES
 from benchmarks.gradcam_pipeline import METHODS as PEERS

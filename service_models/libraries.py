@@ -12,7 +12,7 @@ import torch
 import torchvision
 from timm.models import PretrainedCfg
 from torch import nn
-from torchvision.models import (  # type: ignore[attr-defined]
+from torchvision.models import (
     WeightsEnum,
     get_model,
     get_model_weights,

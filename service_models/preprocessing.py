@@ -53,8 +53,8 @@ def _of_torchvision(spec: NetworkSpec) -> Preprocessing:
 
 
 def _of_timm(spec: NetworkSpec) -> Preprocessing:
-    stated = timm_weights(spec).to_dict()  # type: ignore[no-untyped-call]
-    config: dict[str, Any] = resolve_data_config(pretrained_cfg=stated)  # type: ignore[no-untyped-call]
+    stated = timm_weights(spec).to_dict()
+    config: dict[str, Any] = resolve_data_config(pretrained_cfg=stated)
     _, height, width = config["input_size"]
     if config["crop_mode"] != "center":
         _log.warning(

@@ -13,8 +13,8 @@ from app.api.negotiation import choose
 from app.api.openapi import documented, upload
 from app.api.replies import Clock, explain_reply, header_of
 from app.api.targets import check_top_k, resolve_layer, resolve_targets
-from app.cam.engine import Question, Target
 from app.cam.methods import METHODS
+from app.cam.questions import Question, Target
 from app.cam.utilities import UTILITIES
 from app.parameters import ExplainParameters
 from app.runtime.pipeline import explain_layer, see

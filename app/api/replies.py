@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from app.cam.engine import Explanation
+from app.cam.questions import Explanation
 from app.imaging import denormalise, encode_png, heatmap_image, overlays
 from app.parameters import ExplainParameters
 from app.runtime.pipeline import Answer

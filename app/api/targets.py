@@ -3,7 +3,7 @@
 import difflib
 import re
 
-from app.cam.engine import Target
+from app.cam.questions import Target
 from app.errors import InvalidParameter
 from app.parameters import PredictParameters
 from app.runtime.served import ServedNetwork

@@ -74,7 +74,7 @@ def _differentiate_pooled(
     *,
     second_order: bool,
 ) -> Derivatives:
-    """y = V m(A) + b is linear in A, so G = V^T dU/dy / d and H A = V^T (d2U/dy2 V m(A)) / d at every position."""
+    """Since y = V m(A) + b is linear in A, G = V^T dU/dy / d and H A = V^T (d2U/dy2 V m(A)) / d at every position."""
     activations = state.activations
     players = activations.shape[2] * activations.shape[3]
     linear_part = functional.linear(activations.mean(dim=(2, 3)), classifier.weight)

@@ -1,9 +1,8 @@
 """Explains batches of images: one pass for the image, one batch of masked images for all quality figures."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -14,78 +13,17 @@ from app.cam.errors import MethodError, TargetError
 from app.cam.heatmap import heatmap, is_constant
 from app.cam.methods import Evidence, Method
 from app.cam.metrics import Metrics, compute_metrics
+from app.cam.questions import Explained, Explanation, Question
 from app.cam.split import SplitNetwork, State
 from app.cam.utilities import Logits, Utility, Values, values_of_rows
 
 Item = TypeVar("Item")
-Target = int | Literal["predicted", "least-likely"]
 
 # Rows of activations that the head takes at once, in elements: 64 rows of 2,048 x 7 x 7, 8 of 256 x 56 x 56.
 _HEAD_ELEMENTS = 64 * 2048 * 7 * 7
 # Explanations whose masked images, two each, pass as one batch. On the CPU small batches are the faster ones: their
 # feature maps stay under the size (32 MiB) from which the allocator maps, and the kernel clears, fresh pages.
 _MEASURED_AT_ONCE = {"cpu": 4, "cuda": 32}
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One explanation asked for.
-
-    Attributes:
-        image: which image of the batch.
-        method: the attribution method.
-        utility: the utility function.
-        target: class index, the most or the least likely class.
-        seed: of the random draws for this image; see `image_seed`.
-    """
-
-    image: int
-    method: Method
-    utility: Utility
-    target: Target = "predicted"
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """The answer to a question; tensors stay on the network's device.
-
-    Attributes:
-        question: what was asked.
-        target_class: index of the explained class.
-        utility_value: U(A).
-        hvp_norm: L2 norm of the Hessian-vector product; None where the method does not use it.
-        attribution: signed, before the outer ReLU.
-        heatmap: in [0, 1], at the network's input size.
-        available: U(A) - U(0), where the attribution is in units of U; else None.
-        metrics: of this explanation (each a single row); None where not asked for.
-        forward_passes: how many passes through the network it took.
-        warnings: what a reader must know, in words.
-    """
-
-    question: Question
-    target_class: int
-    utility_value: float
-    hvp_norm: float | None
-    attribution: Float[Tensor, "grid_height grid_width"]
-    heatmap: Float[Tensor, "height width"]
-    available: float | None
-    metrics: dict[str, float] | None
-    forward_passes: int
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """Logits of each image, float32 or as the network has them, and one explanation a question, in order."""
-
-    logits: Float[Tensor, "batch class"]
-    explanations: tuple[Explanation, ...]
-
-
-def image_seed(seed: int, digest: bytes) -> int:
-    """Combines a caller's seed with an image's digest, so that a batch draws what its images draw alone."""
-    return int.from_bytes(hashlib.sha256(seed.to_bytes(8, "big") + digest).digest()[:8], "big") >> 1
 
 
 def explain(
@@ -116,11 +54,12 @@ def explain(
     """
     for question in questions:
         check_method(split, question.method, question.utility)
+    size = (images.shape[2], images.shape[3])
     state = split.trunk(images)
     explanations: list[Explanation] = []
     logits: dict[int, Tensor] = {}
     for chunk in _chunks(questions, _rows_at_once(state)):
-        answers, row_logits = _explain_rows(split, _rows_of(state, chunk), chunk, images.shape[-2:])
+        answers, row_logits = _explain_rows(split, _rows_of(state, chunk), chunk, size)
         for question, row in zip(chunk, row_logits, strict=True):
             logits.setdefault(question.image, row)
         explanations.extend(answers)
@@ -325,7 +264,7 @@ def _measure(
     for start in range(0, count, _rows_at_once(state)):
         stop = min(start + _rows_at_once(state), count)
         part = state.take(torch.arange(start, stop, device=images.device))
-        maps, part_logits = _heatmaps_again(split, part, questions[start:stop], images.shape[-2:])
+        maps, part_logits = _heatmaps_again(split, part, questions[start:stop], (images.shape[2], images.shape[3]))
         explained_heatmaps.append(maps)
         explained_logits.append(part_logits)
     with torch.no_grad():

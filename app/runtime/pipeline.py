@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from app.cam.engine import Explanation, Question, Target, explain, image_seed
+from app.cam.engine import explain
+from app.cam.questions import Explanation, Question, Target, image_seed
 from app.cam.split import SplitNetwork
 from app.imaging import DecodedImage, Fit, View, decode, make_view, normalise, render_view
 from app.runtime.runtime import Runtime

@@ -5,8 +5,9 @@ from collections import OrderedDict
 
 import torch
 
-from app.cam.engine import Question, explain
+from app.cam.engine import explain
 from app.cam.methods import METHODS
+from app.cam.questions import Question
 from app.cam.split import SplitNetwork, split_network
 from app.cam.utilities import UTILITIES
 from app.runtime.worker import DeviceWorker

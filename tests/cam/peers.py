@@ -17,8 +17,9 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
 from torch import Tensor, nn
 
-from app.cam.engine import Question, explain
+from app.cam.engine import explain
 from app.cam.methods import METHODS
+from app.cam.questions import Question
 from app.cam.split import SplitNetwork, split_network
 from app.cam.utilities import UTILITIES
 from service_models import Network, load_network, resolve

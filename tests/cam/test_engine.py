@@ -5,11 +5,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from app.cam.engine import Explanation, Question, explain, image_seed
+from app.cam.engine import explain
 from app.cam.errors import MethodError, TargetError
 from app.cam.heatmap import heatmap
 from app.cam.methods import METHODS
 from app.cam.metrics import compute_metrics
+from app.cam.questions import Explanation, Question, image_seed
 from app.cam.split import SplitNetwork, State, split_network
 from app.cam.utilities import UTILITIES
 

@@ -7,9 +7,10 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.cam.engine import Question, explain
+from app.cam.engine import explain
 from app.cam.errors import LayerError
 from app.cam.methods import METHODS
+from app.cam.questions import Question
 from app.cam.split import SplitNetwork, _GraphSplit, _HookSplit, split_network
 from app.cam.utilities import UTILITIES
 

@@ -1,0 +1,74 @@
+"""What the engine is asked, and what it answers."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from app.cam.methods import Method
+from app.cam.utilities import Utility
+
+Target = int | Literal["predicted", "least-likely"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One explanation asked for.
+
+    Attributes:
+        image: which image of the batch.
+        method: the attribution method.
+        utility: the utility function.
+        target: class index, the most or the least likely class.
+        seed: of the random draws for this image; see `image_seed`.
+    """
+
+    image: int
+    method: Method
+    utility: Utility
+    target: Target = "predicted"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer to a question; tensors stay on the network's device.
+
+    Attributes:
+        question: what was asked.
+        target_class: index of the explained class.
+        utility_value: U(A).
+        hvp_norm: L2 norm of the Hessian-vector product; None where the method does not use it.
+        attribution: signed, before the outer ReLU.
+        heatmap: in [0, 1], at the network's input size.
+        available: U(A) - U(0), where the attribution is in units of U; else None.
+        metrics: of this explanation (each a single row); None where not asked for.
+        forward_passes: how many passes through the network it took.
+        warnings: what a reader must know, in words.
+    """
+
+    question: Question
+    target_class: int
+    utility_value: float
+    hvp_norm: float | None
+    attribution: Float[Tensor, "grid_height grid_width"]
+    heatmap: Float[Tensor, "height width"]
+    available: float | None
+    metrics: dict[str, float] | None
+    forward_passes: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Logits of each image, float32 or as the network has them, and one explanation a question, in order."""
+
+    logits: Float[Tensor, "batch class"]
+    explanations: tuple[Explanation, ...]
+
+
+def image_seed(seed: int, digest: bytes) -> int:
+    """Combines a caller's seed with an image's digest, so that a batch draws what its images draw alone."""
+    return int.from_bytes(hashlib.sha256(seed.to_bytes(8, "big") + digest).digest()[:8], "big") >> 1
