@@ -6,14 +6,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BodyTooLarge
 
-# A client that does not wait for "100 Continue" reads no answer before it has sent its body; so an excess is
-# read and thrown away, up to these bounds.
 _DRAIN_BYTES = 2**30
 _DRAIN_S = 20.0
+_SILENCE_S = 2.0
 
 
 class BodyLimit:
-    """ASGI middleware that raises `BodyTooLarge` into the application."""
+    """ASGI middleware that raises `BodyTooLarge` into the application.
+
+    A client that does not wait for "100 Continue" reads no answer before it has sent its body, and where the
+    connection closes after the answer it would find a reset instead. So what an early answer leaves unread is
+    read and thrown away first, within bounds.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -24,40 +28,61 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"")
-        waits = headers.get(b"expect", b"").lower() == b"100-continue"
-        received = 0
+        body = _Body(dict(scope["headers"]), receive, self._max_bytes)
 
-        async def limited() -> Message:
-            nonlocal received
-            if declared.isdigit() and int(declared) > self._max_bytes:
-                if not waits:
-                    await _drain(receive)
-                raise self._too_large()
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                if message.get("more_body", False):
-                    await _drain(receive)
-                raise self._too_large()
-            return message
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await body.drain()
+            await send(message)
 
-        await self._app(scope, limited, send)
+        await self._app(scope, body.receive, answer)
+
+
+class _Body:
+    """The body of one request as it streams in."""
+
+    def __init__(self, headers: dict[bytes, bytes], receive: Receive, max_bytes: int) -> None:
+        declared = headers.get(b"content-length", b"0")
+        self._declared = int(declared) if declared.isdigit() else 0
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._received = 0
+        self._complete = not self._declared and b"transfer-encoding" not in headers
+        # To receive is to tell such a client to go on.
+        self._waits = headers.get(b"expect", b"").lower() == b"100-continue"
+
+    async def receive(self) -> Message:
+        """The next piece.
+
+        Raises:
+            BodyTooLarge: the body is, or says that it will be, longer than the limit.
+        """
+        if self._declared > self._max_bytes:
+            raise self._too_large()
+        message = await self._next()
+        if self._received > self._max_bytes:
+            raise self._too_large()
+        return message
+
+    async def drain(self) -> None:
+        """Throws the rest away, unless the client is still waiting to be told to send it."""
+        if self._waits:
+            return
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                while not self._complete and self._received <= _DRAIN_BYTES:
+                    async with asyncio.timeout(_SILENCE_S):
+                        await self._next()
+        except TimeoutError:
+            return
+
+    async def _next(self) -> Message:
+        self._waits = False
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        return message
 
     def _too_large(self) -> BodyTooLarge:
         limit = f"at most {self._max_bytes // 2**20} MiB"
         return BodyTooLarge(f"the body is too large: it may hold {limit}", field="body", takes=limit)
-
-
-async def _drain(receive: Receive) -> None:
-    drained = 0
-    try:
-        async with asyncio.timeout(_DRAIN_S):
-            while drained <= _DRAIN_BYTES:
-                message = await receive()
-                drained += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return

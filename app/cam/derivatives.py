@@ -60,10 +60,10 @@ def differentiate(
         activations = state.activations.detach().requires_grad_()
         logits = split.head(state.with_activations(activations))
         values = utility(logits)
-        gradients = _gradient(values.sum(), activations, create_graph=second_order)
+        gradients = _gradient(values, activations, create_graph=second_order)
         hvp = None
         if second_order:
-            hvp = _gradient((gradients * activations.detach()).sum(), activations, create_graph=False)
+            hvp = _gradient(gradients, activations, direction=activations.detach())
     return Derivatives(logits.detach(), values.detach(), gradients.detach(), hvp)
 
 
@@ -82,8 +82,8 @@ def _differentiate_pooled(
         logits = linear_part if classifier.bias is None else linear_part + classifier.bias
         logits = logits.detach().requires_grad_()
         values = utility(logits)
-        slope = _gradient(values.sum(), logits, create_graph=second_order)
-        curvature = _gradient((slope * linear_part).sum(), logits, create_graph=False) if second_order else None
+        slope = _gradient(values, logits, create_graph=second_order)
+        curvature = _gradient(slope, logits, direction=linear_part) if second_order else None
 
     of_logits = slope.detach() if curvature is None else torch.cat((slope.detach(), curvature))
     of_maps = (of_logits @ classifier.weight / players)[:, :, None, None]
@@ -91,8 +91,12 @@ def _differentiate_pooled(
     return Derivatives(logits.detach(), values.detach(), gradients, hvp[0] if hvp else None)
 
 
-def _gradient(scalar: Tensor, variable: Tensor, *, create_graph: bool) -> Tensor:
-    if not scalar.requires_grad:
+def _gradient(
+    outputs: Tensor, variable: Tensor, *, direction: Tensor | None = None, create_graph: bool = False
+) -> Tensor:
+    """Derivative of <outputs, direction> with respect to the variable; of their sum where no direction is given."""
+    if not outputs.requires_grad:
         return torch.zeros_like(variable)
-    (gradient,) = torch.autograd.grad(scalar, variable, create_graph=create_graph, allow_unused=True)
+    weights = torch.ones_like(outputs) if direction is None else direction
+    (gradient,) = torch.autograd.grad(outputs, variable, weights, create_graph=create_graph, allow_unused=True)
     return torch.zeros_like(variable) if gradient is None else gradient

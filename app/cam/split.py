@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from app.cam.attention import TwiceDifferentiableAttention
+from app.cam.curvature import TwiceDifferentiable
 from app.cam.errors import LayerError
 from app.cam.tracing import GraphCut, Untraceable, cut_graph
 from service_models.grid import Grid, grid_of
@@ -80,7 +80,7 @@ class SplitNetwork(ABC):
         prefix, carry = (carry[:1], carry[1:]) if self.grid.prefix_tokens else ((), carry)
         # The head may start with an operation in place: it gets tensors of its own.
         output = self._from_channels_first(state.activations, prefix).clone()
-        with TwiceDifferentiableAttention():
+        with TwiceDifferentiable():
             return self._run_head(output, *(tensor.clone() for tensor in carry))
 
     def silent(self, state: State) -> Float[Tensor, "row class"]:

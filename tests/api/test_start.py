@@ -1,0 +1,135 @@
+"""From the first breath of the service to its last: readiness, limits, failed starts, the end."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.api.asking import JPEG
+from tests.api.serving import Service, environment, serving, start
+from tests.imaging.pictures import encoded, photograph
+
+IMAGE = encoded(photograph("rocket"), "JPEG")
+FIVE = "target=1&target=2&target=3&target=4&target=5"
+LIMITS = {"queue_size": 1, "timeout_s": 0.3, "max_megapixels": 0.5, "max_body_mib": 1, "max_targets": 4}
+
+
+@pytest.fixture(scope="module")
+def loading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with narrow limits that has just opened its socket."""
+    with serving(tmp_path_factory.mktemp("loading"), models="small,tf_efficientnet_lite0", **LIMITS) as running:
+        yield running
+
+
+def test_while_networks_load_the_service_is_alive_and_not_ready(loading: Service) -> None:
+    with httpx.Client(base_url=loading.url) as client:
+        answers = {
+            path: client.get(path) for path in ("/readyz", "/v1/models/tf_efficientnet_lite0", "/livez", "/v1/models")
+        }
+        answers["/v1/explain"] = client.post("/v1/explain?model=tf_efficientnet_lite0", content=IMAGE, headers=JPEG)
+    assert answers["/livez"].status_code == 200
+    assert answers["/v1/models"].json() == {"models": ["small", "tf_efficientnet_lite0"]}
+    for path in ("/readyz", "/v1/models/tf_efficientnet_lite0", "/v1/explain"):
+        assert (answers[path].status_code, answers[path].json()["code"]) == (503, "not_ready")
+        assert answers[path].headers["retry-after"]
+    loading.wait_until_ready()
+    with httpx.Client(base_url=loading.url) as client:
+        assert client.get("/v1/models/tf_efficientnet_lite0").json()["ready"] is True
+        assert client.get("/readyz").json() == {"status": "ready"}
+    assert "http://127.0.0.1:" in loading.log.read_text().split("ready. The API page: ")[1]
+
+
+def test_the_limits_that_an_operator_sets_hold(loading: Service) -> None:
+    loading.wait_until_ready()
+    large = encoded(photograph("coffee").resize((1000, 600)), "JPEG", quality=60)
+    with httpx.Client(base_url=loading.url, timeout=60) as client:
+        assert client.post("/v1/predict", content=large, headers=JPEG).json()["code"] == "too_many_pixels"
+        assert client.post("/v1/predict", content=bytes(2**20 + 1), headers=JPEG).json()["code"] == "body_too_large"
+        response = client.post(f"/v1/explain?{FIVE}", content=IMAGE, headers=JPEG)
+        assert (response.status_code, response.json()["detail"]["takes"]) == (422, "at most 4 targets")
+
+
+def test_more_than_the_queue_holds_is_429_and_too_slow_is_504(loading: Service) -> None:
+    loading.wait_until_ready()
+    slow = f"/v1/explain?model=tf_efficientnet_lite0&layer=conv_stem&{FIVE.removesuffix('&target=5')}"
+    with httpx.Client(base_url=loading.url, timeout=60) as client:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.post(slow, content=IMAGE, headers=JPEG), range(4)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        late = [answer for answer in answers if answer.status_code == 504]
+        assert refused
+        assert late
+        assert len(refused) + len(late) == 4
+        assert all(answer.json()["code"] == "queue_full" and answer.headers["retry-after"] for answer in refused)
+        assert all(answer.json()["code"] == "timeout" for answer in late)
+        deadline = time.monotonic() + 60
+        while client.post("/v1/predict", content=IMAGE, headers=JPEG).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def test_sigterm_ends_the_service_in_good_order(loading: Service) -> None:
+    """Runs last of those that use this service."""
+    loading.wait_until_ready()
+    loading.process.send_signal(signal.SIGTERM)
+    assert loading.process.wait(30) == 0
+    assert "Traceback" not in loading.log.read_text()
+
+
+FAILURES = {
+    "a broken file": ({"models": "resnet18"}, "resnet18.safetensors"),
+    "an unknown network": ({"models": "resnet19"}, "resnet19"),
+    "no way to the hub": ({"models": "vgg16"}, "vgg16.safetensors"),
+    "no configuration": ({"config": "/nowhere/networks.toml"}, "/nowhere/networks.toml"),
+    "a port that is none": ({"port": "abc"}, "CAM_PORT"),
+    "a device that is none": ({"device": "banana"}, "banana"),
+    "a size that is none": ({"max_body_mib": "0"}, "CAM_MAX_BODY_MIB"),
+    "no network": ({"models": ","}, "CAM_MODELS"),
+}
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """Exit status and terminal of each start that must fail, two at a time."""
+    folder = tmp_path_factory.mktemp("failed")
+    (folder / "resnet18.safetensors").write_bytes(b"no weights at all")
+    # A port where nothing listens stands for a machine without a way out.
+    nowhere = "http://127.0.0.1:9"
+    offline = {"HTTPS_PROXY": nowhere, "HTTP_PROXY": nowhere, "https_proxy": nowhere, "http_proxy": nowhere}
+    caches = {"TORCH_HOME": str(folder), "HF_HOME": str(folder)}
+
+    def run(number: int, settings: dict[str, str]) -> tuple[int, str]:
+        log = folder / f"{number}.txt"
+        process = start(environment(weights_dir=folder, **settings) | offline | caches, log)
+        try:
+            return process.wait(90), log.read_text()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = pool.map(run, range(len(FAILURES)), [settings for settings, _ in FAILURES.values()])
+        return dict(zip(FAILURES, ends, strict=True))
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_start_that_fails_says_why_and_exits_with_an_error(failed: dict[str, tuple[int, str]], name: str) -> None:
+    status, terminal = failed[name]
+    assert status > 0
+    assert FAILURES[name][1] in "".join(line for line in terminal.splitlines() if line.startswith("ERROR: "))
+    assert "Traceback" not in terminal
+    assert "The API page" not in terminal
+
+
+def test_a_port_that_is_taken_is_said(service: Service, tmp_path: Path) -> None:
+    port = service.url.rpartition(":")[2]
+    log = tmp_path / "log.txt"
+    assert start(environment(port=port), log).wait(90) > 0
+    assert "address already in use" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert "The API page" not in log.read_text()
