@@ -52,9 +52,13 @@ class Service:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """The environment of this process with no other settings of the service than these."""
+    """The environment of this process with no other settings of the service than these, on the processor."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CAM_")}
-    return kept | {"CAM_PORT": "0"} | {f"CAM_{name.upper()}": str(value) for name, value in settings.items()}
+    return (
+        kept
+        | {"CAM_PORT": "0", "CAM_DEVICE": "cpu"}
+        | {f"CAM_{name.upper()}": str(value) for name, value in settings.items()}
+    )
 
 
 def start(env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

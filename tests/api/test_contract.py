@@ -120,6 +120,15 @@ def test_every_field_is_documented_in_both_directions(document: dict[str, Any], 
         assert schemas[name]["description"]
 
 
+def test_the_picture_of_a_reply_is_chosen_in_the_query(document: dict[str, Any]) -> None:
+    (parameter,) = document["paths"]["/v1/explain"]["post"]["parameters"]
+    assert (parameter["in"], parameter["name"], parameter["required"]) == ("query", "image", False)
+    sentence = re.search(r"the query field `image`\s+takes (.*?)\.", PAGE, flags=re.DOTALL)
+    assert sentence
+    assert words(sentence[1]) == parameter["schema"]["enum"]
+    assert parameter["schema"]["default"] == words(sentence[1])[0]
+
+
 def documented_default(row: dict[str, str]) -> Any:
     cell = row["default"]
     field = words(row["field"])[0]

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.__main__ import main
+from service_models import CATALOGUE
 from tests.api.asking import JPEG
 from tests.api.serving import Service, environment, serving, start
 from tests.imaging.pictures import encoded, photograph
@@ -85,11 +87,7 @@ FAILURES = {
     "a broken file": ({"models": "resnet18"}, "resnet18.safetensors"),
     "an unknown network": ({"models": "resnet19"}, "resnet19"),
     "no way to the hub": ({"models": "vgg16"}, "vgg16.safetensors"),
-    "no configuration": ({"config": "/nowhere/networks.toml"}, "/nowhere/networks.toml"),
-    "a port that is none": ({"port": "abc"}, "CAM_PORT"),
     "a device that is none": ({"device": "banana"}, "banana"),
-    "a size that is none": ({"max_body_mib": "0"}, "CAM_MAX_BODY_MIB"),
-    "no network": ({"models": ","}, "CAM_MODELS"),
 }
 
 
@@ -118,12 +116,41 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_start_that_fails_says_why_and_exits_with_an_error(failed: dict[str, tuple[int, str]], name: str) -> None:
+def test_a_network_that_cannot_be_loaded_ends_the_service_with_its_reason(
+    failed: dict[str, tuple[int, str]], name: str
+) -> None:
     status, terminal = failed[name]
     assert status > 0
     assert FAILURES[name][1] in "".join(line for line in terminal.splitlines() if line.startswith("ERROR: "))
     assert "Traceback" not in terminal
     assert "The API page" not in terminal
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("CAM_PORT", "abc"),
+        ("CAM_PORT", "65536"),
+        ("CAM_MODELS", ","),
+        ("CAM_MAX_BODY_MIB", "0"),
+        ("CAM_MAX_MEGAPIXELS", "-1"),
+        ("CAM_MAX_TARGETS", "many"),
+        ("CAM_QUEUE_SIZE", ""),
+        ("CAM_TIMEOUT_S", "0"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, setting: str, value: str
+) -> None:
+    monkeypatch.setenv(setting, value)
+    assert main(["serve"]) == 2
+    assert f"{setting}: " in caplog.text
+
+
+def test_the_command_line_lists_the_networks_of_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in CATALOGUE)
 
 
 def test_a_port_that_is_taken_is_said(service: Service, tmp_path: Path) -> None:
