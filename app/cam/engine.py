@@ -109,6 +109,7 @@ def _explain_rows(
     utilities = [question.utility for question in questions]
 
     def utility(logits: Logits) -> Values:
+        # "predicted" is known only here, where the one pass through the head has its logits.
         targets.append(_target_classes(logits, questions))
         return values_of_rows(logits, targets[0], utilities)
 
