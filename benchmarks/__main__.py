@@ -100,7 +100,7 @@ def _cost(
             forward()
 
     plain = ratios(lambda: explain(split, images, questions, metrics=False), forward, repeats)
-    measured = ratios(lambda: explain(split, images, questions, metrics=True), three_forwards, max(5, repeats // 2))
+    measured = ratios(lambda: explain(split, images, questions, metrics=True), three_forwards, max(3, repeats // 2))
     return plain, measured
 
 
