@@ -15,15 +15,7 @@ from torch import Tensor
 
 from benchmarks.measure import bare_forward, benchmark_images, benchmark_network, seconds
 
-METHODS = {
-    "gradcam": peer.GradCAM,
-    "hirescam": peer.HiResCAM,
-    "gradcam-e": peer.GradCAMElementWise,
-    "layercam": peer.LayerCAM,
-    "xgradcam": peer.XGradCAM,
-    "gradcam++": peer.GradCAMPlusPlus,
-    "shapleycam": peer.ShapleyCAM,
-}
+METHODS = {"gradcam": peer.GradCAM, "shapleycam": peer.ShapleyCAM}
 
 
 def main(name: str, layer: str, method: str, batch: int, metrics: bool, repeats: int) -> None:
