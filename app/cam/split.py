@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from app.cam.curvature import TwiceDifferentiable
 from app.cam.errors import LayerError
@@ -74,13 +75,18 @@ class SplitNetwork(ABC):
             activations, prefix = self._to_channels_first(output)
         return State(activations, (*prefix, *carry))
 
-    def head(self, state: State) -> Float[Tensor, "row class"]:
-        """Runs the rest of the network, with autograd where it is enabled."""
+    def head(self, state: State, mode: TorchFunctionMode | None = None) -> Float[Tensor, "row class"]:
+        """Runs the rest of the network, with autograd where it is enabled.
+
+        Args:
+            state: the rows.
+            mode: entered around the head in place of `TwiceDifferentiable`.
+        """
         carry = state.carry
         prefix, carry = (carry[:1], carry[1:]) if self.grid.prefix_tokens else ((), carry)
         # The head may start with an operation in place: it gets tensors of its own.
         output = self._from_channels_first(state.activations, prefix).clone()
-        with TwiceDifferentiable():
+        with mode or TwiceDifferentiable():
             return self._run_head(output, *(tensor.clone() for tensor in carry))
 
     def silent(self, state: State) -> Float[Tensor, "row class"]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from app.cam.engine import explain
 from app.cam.errors import MethodError, TargetError
@@ -90,8 +91,8 @@ class Counting(SplitNetwork):
         self.passes.append(len(images))
         return self.inner.trunk(images)
 
-    def head(self, state: State) -> Tensor:
-        return self.inner.head(state)
+    def head(self, state: State, mode: TorchFunctionMode | None = None) -> Tensor:
+        return self.inner.head(state, mode)
 
     def _run_trunk(self, images: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError
