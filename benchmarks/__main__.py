@@ -19,7 +19,8 @@ from torch import Tensor
 from app.cam.engine import explain
 from app.cam.methods import METHODS
 from app.cam.questions import Question
-from app.cam.split import SplitNetwork, split_network
+from app.cam.split import SplitNetwork
+from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
 from benchmarks.gradcam_pipeline import METHODS as PEERS
 from benchmarks.measure import bare_forward, benchmark_images, benchmark_network, ratios

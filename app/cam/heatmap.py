@@ -28,6 +28,18 @@ def heatmap(
     return _min_max(enlarged)
 
 
+def mean_heatmap(heatmaps: Float[Tensor, "map height width"]) -> Float[Tensor, "height width"]:
+    """Averages heatmaps, of several layers or of several views of an image, and normalises once more.
+
+    Args:
+        heatmaps: in [0, 1]; one alone stays as it is.
+
+    Returns:
+        Values in [0, 1].
+    """
+    return heatmaps[0] if len(heatmaps) == 1 else _min_max(heatmaps.mean(dim=0)[None])[0]
+
+
 def is_constant(maps: Float[Tensor, "row height width"]) -> Bool[Tensor, " row"]:
     """Whether all values of a map are the same."""
     return maps.amax(dim=(1, 2)) == maps.amin(dim=(1, 2))

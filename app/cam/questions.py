@@ -1,12 +1,14 @@
 """What the engine is asked, and what it answers."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
+from app.cam.fidelity import Fidelity
+from app.cam.game import Effort
 from app.cam.methods import Method
 from app.cam.utilities import Utility
 
@@ -23,6 +25,8 @@ class Question:
         utility: the utility function.
         target: class index, the most or the least likely class.
         seed: of the random draws for this image; see `image_seed`.
+        effort: how hard the methods that sample or integrate try.
+        reference: whether the attribution is to be held against sampled Shapley values.
     """
 
     image: int
@@ -30,6 +34,23 @@ class Question:
     utility: Utility
     target: Target = "predicted"
     seed: int = 0
+    effort: Effort = field(default_factory=Effort)
+    reference: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayerAttribution:
+    """The attribution at one layer; tensors stay on the network's device.
+
+    Attributes:
+        attribution: signed, before the outer ReLU.
+        standard_error: of each entry where it was sampled, NaN where unknown; else None.
+        available: U(A) - U(0), where the attribution is in units of U; else None.
+    """
+
+    attribution: Float[Tensor, "grid_height grid_width"]
+    standard_error: Float[Tensor, "grid_height grid_width"] | None = None
+    available: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +61,11 @@ class Explanation:
         question: what was asked.
         target_class: index of the explained class.
         utility_value: U(A).
-        hvp_norm: L2 norm of the Hessian-vector product; None where the method does not use it.
-        attribution: signed, before the outer ReLU.
+        hvp_norm: L2 norm of the Hessian-vector product over all layers; None where the method does not use it.
+        layers: the attribution at each layer.
         heatmap: in [0, 1], at the network's input size.
-        available: U(A) - U(0), where the attribution is in units of U; else None.
         metrics: of this explanation (each a single row); None where not asked for.
+        fidelity: how near the attribution is to the Shapley values; None where not asked for.
         forward_passes: how many passes through the network it took.
         warnings: what a reader must know, in words.
     """
@@ -53,12 +74,22 @@ class Explanation:
     target_class: int
     utility_value: float
     hvp_norm: float | None
-    attribution: Float[Tensor, "grid_height grid_width"]
+    layers: tuple[LayerAttribution, ...]
     heatmap: Float[Tensor, "height width"]
-    available: float | None
     metrics: dict[str, float] | None
+    fidelity: Fidelity | None
     forward_passes: int
     warnings: tuple[str, ...]
+
+    @property
+    def attribution(self) -> Float[Tensor, "grid_height grid_width"]:
+        """The attribution at the first layer, for the usual case of one."""
+        return self.layers[0].attribution
+
+    @property
+    def available(self) -> float | None:
+        """U(A) - U(0) at the first layer."""
+        return self.layers[0].available
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """The game's board: a network split at its target layer into a trunk and a head."""
 
-import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import cast
@@ -11,12 +10,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from app.cam.curvature import TwiceDifferentiable
-from app.cam.errors import LayerError
-from app.cam.tracing import GraphCut, Untraceable, cut_graph
-from service_models.grid import Grid, grid_of
-
-_LOG = logging.getLogger(__name__)
-_TOLERANCE = 1e-4
+from app.cam.tracing import GraphCut
+from service_models.grid import Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +36,12 @@ class State:
         carry = tuple(t.unflatten(0, (count, -1))[rows].flatten(0, 1) for t in self.carry)
         return State(self.activations[rows], carry)
 
+    def part(self, start: int, stop: int) -> "State":
+        """Consecutive rows, without a copy."""
+        count = len(self)
+        carry = tuple(t.unflatten(0, (count, -1))[start:stop].flatten(0, 1) for t in self.carry)
+        return State(self.activations[start:stop], carry)
+
     def with_activations(self, activations: Float[Tensor, "row channel height width"]) -> "State":
         """The same rows with other activations: a coalition."""
         return State(activations, self.carry)
@@ -56,16 +57,24 @@ class SplitNetwork(ABC):
         layer: module path of the target layer.
         calls: how often that module runs in one forward pass; its last output is the target.
         grid: spatial layout of its output.
+        pools: whether the head sees the activations only through their spatial mean.
         classifier: the linear layer that follows, if the head is nothing but global average pooling and this
             layer; else None.
-        pools: whether the head sees the activations only through their spatial mean.
+        additive: whether the logits are a sum over players, y(S) = y(0) + sum over j in S of a term of j alone: so it
+            is where nothing before global average pooling mixes positions, and one linear layer follows.
+        channelwise: whether the input of the last linear layer has an entry for each channel that depends on this
+            channel alone.
+        whole_head: whether running the head costs a whole forward pass.
     """
 
     layer: str
     calls: int
     grid: Grid
-    classifier: nn.Linear | None = None
     pools: bool = False
+    classifier: nn.Linear | None = None
+    additive: bool = False
+    channelwise: bool = False
+    whole_head: bool = False
     _silent_logits: Tensor | None = None
 
     def trunk(self, images: Float[Tensor, "batch 3 height width"]) -> State:
@@ -123,7 +132,7 @@ class SplitNetwork(ABC):
         return torch.cat((*prefix, output.flatten(1, 2)), dim=1)
 
 
-class _GraphSplit(SplitNetwork):
+class GraphSplit(SplitNetwork):
     """Split by `torch.fx`: each half is a graph of its own."""
 
     def __init__(self, layer: str, grid: Grid, cut: GraphCut) -> None:
@@ -141,8 +150,10 @@ class _Reached(Exception):
     """Ends a forward pass at the target layer."""
 
 
-class _HookSplit(SplitNetwork):
+class HookSplit(SplitNetwork):
     """For networks that cannot be traced: the head is a whole forward pass with the layer's output replaced."""
+
+    whole_head = True
 
     def __init__(self, model: nn.Module, layer: str, grid: Grid, calls: int) -> None:
         self.layer, self.grid, self.calls = layer, grid, calls
@@ -178,102 +189,3 @@ class _HookSplit(SplitNetwork):
             return cast(Tensor, self._model(carry[0]))
         finally:
             handle.remove()
-
-
-def split_network(model: nn.Module, layer: str, input_size: tuple[int, int]) -> SplitNetwork:
-    """Splits a frozen network at one of its modules.
-
-    Args:
-        model: network in eval mode without parameters that require gradients.
-        layer: path of a module whose output has a spatial grid (NCHW, NHWC or tokens).
-        input_size: (height, width) of the input in px.
-
-    Returns:
-        The split, checked against the whole network on two images of noise.
-
-    Raises:
-        LayerError: no such module, it is not reached, or its output has no spatial grid.
-    """
-    images = _noise(model, input_size)
-    grid, calls = _inspect_layer(model, layer, images)
-    with torch.no_grad():
-        logits = model(images)
-    split: SplitNetwork
-    try:
-        split = _GraphSplit(layer, grid, cut_graph(model, layer, images))
-        _check_rows(split, images, logits)
-    except Untraceable as reason:
-        _LOG.info("'%s' is explained with hooks and whole forward passes (%s)", layer, reason)
-        split = _HookSplit(model, layer, grid, calls)
-    _probe_pooling(split, model, images)
-    return split
-
-
-def _noise(model: nn.Module, input_size: tuple[int, int]) -> Tensor:
-    reference = next((t for t in model.parameters()), torch.empty(0))
-    noise = torch.randn(2, 3, *input_size, generator=torch.Generator().manual_seed(0))
-    return noise.to(reference)
-
-
-def _inspect_layer(model: nn.Module, layer: str, images: Tensor) -> tuple[Grid, int]:
-    """Runs the network once to see what the layer returns and how often."""
-    if not layer or layer not in dict(model.named_modules()):
-        raise LayerError(f"the network has no module '{layer}'")
-    outputs: list[object] = []
-    handle = model.get_submodule(layer).register_forward_hook(lambda _m, _i, output: outputs.append(output))
-    try:
-        with torch.no_grad():
-            model(images[:1])
-    finally:
-        handle.remove()
-    if not outputs:
-        raise LayerError(f"the module '{layer}' does not run in a forward pass")
-    output = outputs[-1]
-    if not isinstance(output, Tensor):
-        raise LayerError(f"the module '{layer}' does not return one tensor")
-    grid = grid_of(model, output, (images.shape[-2], images.shape[-1]))
-    if grid is None:
-        shape = " x ".join(map(str, output.shape[1:]))
-        raise LayerError(f"the output of '{layer}' ({shape}) has no spatial grid")
-    return grid, len(outputs)
-
-
-def _check_rows(split: SplitNetwork, images: Tensor, logits: Tensor) -> None:
-    """Compares trunk and head, on repeated rows, with the whole network."""
-    rows = torch.tensor([1, 0, 1], device=images.device)
-    try:
-        with torch.no_grad():
-            found = split.head(split.trunk(images).take(rows))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise Untraceable(f"its halves do not run: {error}") from error
-    if not _agree(found, logits[rows]):
-        raise Untraceable("its halves do not give the logits of the whole")
-
-
-def _probe_pooling(split: SplitNetwork, model: nn.Module, images: Tensor) -> None:
-    """Finds out by experiment what the head sees of the activations.
-
-    A head that gives the same logits for activations and for their spatial mean pools; if, besides, these
-    logits are `classifier(mean)` at every scale and sign tried, it is that linear layer and nothing else.
-    """
-    state = split.trunk(images).take(torch.tensor([0, 1, 0, 1], device=images.device))
-    noise = torch.randn(state.activations.shape, generator=torch.Generator().manual_seed(1)) + 0.5
-    scales = torch.tensor([1.0, -1.0, 100.0, -100.0])[:, None, None, None]
-    activations = (noise * scales).to(images)
-    with torch.no_grad():
-        logits = split.head(state.with_activations(activations))
-        mean = activations.mean(dim=(2, 3), keepdim=True)
-        split.pools = _agree(split.head(state.with_activations(mean.expand_as(activations))), logits)
-        if not split.pools:
-            return
-        shape = (logits.shape[1], split.grid.channels)
-        for module in model.modules():
-            is_candidate = isinstance(module, nn.Linear) and tuple(module.weight.shape) == shape
-            if is_candidate and _agree(module(mean.flatten(1)), logits):
-                split.classifier = cast(nn.Linear, module)
-
-
-def _agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether every row agrees, relative to its own largest logit."""
-    scale = expected.abs().amax(dim=1).clamp_min(1e-12)
-    return found.shape == expected.shape and bool(((found - expected).abs().amax(dim=1) <= _TOLERANCE * scale).all())

@@ -8,7 +8,8 @@ import torch
 from app.cam.engine import explain
 from app.cam.methods import METHODS
 from app.cam.questions import Question
-from app.cam.split import SplitNetwork, split_network
+from app.cam.split import SplitNetwork
+from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
 from app.runtime.worker import DeviceWorker
 from service_models import Network

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from app.cam.split import SplitNetwork, State, split_network
+from app.cam.split import SplitNetwork, State
+from app.cam.splitting import split_network
 
 GRID = 3
 

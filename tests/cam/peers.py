@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from app.cam.engine import explain
 from app.cam.methods import METHODS
 from app.cam.questions import Question
-from app.cam.split import SplitNetwork, split_network
+from app.cam.split import SplitNetwork
+from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
 from service_models import Network, load_network, resolve
 from service_models.config import read_config

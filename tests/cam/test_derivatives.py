@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.cam.derivatives import differentiate
-from app.cam.split import split_network
+from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
 from tests.cam.games import PoolAndClassify, Quadratic, linear_head, smooth_head, split_tiny
 

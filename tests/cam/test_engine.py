@@ -1,5 +1,7 @@
 """Whole explanations: batches, several targets, the number of passes, randomness, warnings."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision
@@ -8,15 +10,19 @@ from torch.overrides import TorchFunctionMode
 
 from app.cam.engine import explain
 from app.cam.errors import MethodError, TargetError
+from app.cam.game import Effort
 from app.cam.heatmap import heatmap
 from app.cam.methods import METHODS
 from app.cam.metrics import compute_metrics
 from app.cam.questions import Explanation, Question, image_seed
-from app.cam.split import SplitNetwork, State, split_network
+from app.cam.split import SplitNetwork, State
+from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
 
 SIZE = (64, 64)
 REST = UTILITIES["rest"]
+# Of the games at `layer2`, whose 64 players no closed form helps, a few permutations are enough to compare.
+SMALL = Effort(permutations=4, nodes=2)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +68,9 @@ def same(one: Explanation, other: Explanation) -> None:
 
 def test_explanations_of_a_batch_equal_those_of_its_images_one_by_one(split: SplitNetwork, images: Tensor) -> None:
     """Methods, utilities and targets differ inside the batch."""
-    names = [name for name in METHODS if name != "cam"]
+    names = [name for name in METHODS if name not in {"cam", "scorecam"}]
     questions = [
-        Question(n % 4, METHODS[name], utility, target, seed=n % 4)
+        Question(n % 4, METHODS[name], utility, target, seed=n % 4, effort=SMALL)
         for n, (name, utility, target) in enumerate(
             (name, utility, target)
             for name in names
@@ -73,7 +79,7 @@ def test_explanations_of_a_batch_equal_those_of_its_images_one_by_one(split: Spl
     ]
     together = explain(split, images, questions)
     for question, explanation in zip(questions, together.explanations, strict=True):
-        alone = Question(0, question.method, question.utility, question.target, question.seed)
+        alone = replace(question, image=0)
         single = explain(split, images[question.image : question.image + 1], [alone])
         same(explanation, single.explanations[0])
         torch.testing.assert_close(together.logits[question.image], single.logits[0], rtol=1e-3, atol=1e-3)
@@ -85,7 +91,8 @@ class Counting(SplitNetwork):
     def __init__(self, inner: SplitNetwork) -> None:
         self.inner, self.passes = inner, []
         self.layer, self.calls, self.grid = inner.layer, inner.calls, inner.grid
-        self.classifier, self.pools = inner.classifier, inner.pools
+        for name in ("classifier", "pools", "additive", "channelwise", "whole_head"):
+            setattr(self, name, getattr(inner, name))
 
     def trunk(self, images: Tensor) -> State:
         self.passes.append(len(images))
@@ -112,11 +119,11 @@ def test_all_targets_share_one_pass_and_all_figures_one_batch(
     assert {e.forward_passes for e in found.explanations} == {3 if metrics else 1}
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "cam"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in {"cam", "scorecam"}])
 def test_metrics_equal_those_of_separate_passes(
     split: SplitNetwork, network: nn.Module, images: Tensor, method: str
 ) -> None:
-    question = Question(0, METHODS[method], REST, 4, seed=11)
+    question = Question(0, METHODS[method], REST, 4, seed=11, effort=SMALL)
     (found,) = explain(split, images[:1], [question]).explanations
     explained = images[:1] * found.heatmap
     deleted = images[:1] * (1 - found.heatmap)

@@ -11,7 +11,8 @@ from app.cam.engine import explain
 from app.cam.errors import LayerError
 from app.cam.methods import METHODS
 from app.cam.questions import Question
-from app.cam.split import SplitNetwork, _GraphSplit, _HookSplit, split_network
+from app.cam.split import GraphSplit, HookSplit, SplitNetwork
+from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
 
 SIZE = (64, 64)
@@ -40,7 +41,7 @@ def gradcam(split: SplitNetwork, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("layer", ["layer4", "layer4.1.conv2", "layer4.1", "layer2.0.downsample.0", "conv1", "relu"])
 def test_trunk_and_head_give_the_logits_of_the_whole(resnet: nn.Module, layer: str) -> None:
     split = split_network(resnet, layer, SIZE)
-    assert isinstance(split, _GraphSplit)
+    assert isinstance(split, GraphSplit)
     x = images()
     rows = torch.tensor([2, 0, 0, 1])
     with torch.no_grad():
@@ -116,8 +117,8 @@ class Untraceable(nn.Module):
 def test_hooks_give_what_the_graph_gives(resnet: nn.Module, layer: str) -> None:
     graph = split_network(resnet, layer, SIZE)
     hooks = split_network(frozen(Untraceable(resnet)), f"inner.{layer}", SIZE)
-    assert isinstance(graph, _GraphSplit)
-    assert isinstance(hooks, _HookSplit)
+    assert isinstance(graph, GraphSplit)
+    assert isinstance(hooks, HookSplit)
     assert hooks.calls == graph.calls
     x = images()
     torch.testing.assert_close(gradcam(hooks, x), gradcam(graph, x), rtol=1e-4, atol=1e-5)

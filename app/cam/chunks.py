@@ -1,0 +1,31 @@
+"""How many rows pass at once: enough to fill the device, never so many that they fill its memory."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+# Rows of activations that the head takes at once, in elements: 64 rows of 2,048 x 7 x 7, 8 of 256 x 56 x 56.
+_HEAD_ELEMENTS = 64 * 2048 * 7 * 7
+# Whole images. On the CPU small batches are the faster ones: their feature maps stay under the size (32 MiB) from
+# which the allocator maps, and the kernel clears, fresh pages.
+_IMAGES_AT_ONCE = {"cpu": 8, "cuda": 64}
+
+
+def rows_at_once(activations: Float[Tensor, "row channel height width"]) -> int:
+    """How many rows of such activations the head takes."""
+    return max(1, _HEAD_ELEMENTS // max(1, activations[0].numel()))
+
+
+def images_at_once(images: Float[Tensor, "batch 3 height width"]) -> int:
+    """How many images pass through the whole network as one batch."""
+    return _IMAGES_AT_ONCE[images.device.type]
+
+
+def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Cuts a sequence into consecutive parts of at most `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

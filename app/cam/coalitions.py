@@ -1,0 +1,62 @@
+"""The logits of any coalition of players: the head on the activations of those who take part."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from app.cam.game import Game
+from app.cam.split import State
+
+# How far the sum over players may miss the logits of all of them, relative to the largest.
+_TOLERANCE = 1e-3
+
+
+class Coalitions:
+    """One image's coalitions.
+
+    Where the head adds up what the players bring (nothing before global average pooling mixes positions), the logits
+    of any coalition are a sum of one term a player, and the head runs once a player instead of once a coalition.
+    """
+
+    def __init__(self, game: Game, state: State, numbers: list[int]) -> None:
+        """Prepares the coalitions of an image.
+
+        Args:
+            game: of which the image is one.
+            state: of the image, one row.
+            numbers: the rows on whose account the head runs.
+        """
+        self._game, self._state, self._numbers = game, state, numbers
+        split = game.split
+        with torch.no_grad():
+            self.nothing: Float[Tensor, "1 class"] = split.silent(state)
+            self.everything: Float[Tensor, "1 class"] = split.head(state)
+        self._terms = self._find_terms() if split.additive else None
+
+    def logits(self, coalitions: Float[Tensor, "coalition player"]) -> Float[Tensor, "coalition class"]:
+        """The logits of coalitions given as rows of 0 and 1, players in the grid's reading order."""
+        if self._terms is not None:
+            self._game.pause()
+            return torch.addmm(self.nothing, coalitions, self._terms)
+        height, width = self._state.activations.shape[2:]
+        masks = coalitions.reshape(-1, 1, height, width)
+        return self._game.head_logits(
+            self._state, len(masks), lambda rows, versions: rows * masks[versions], self._numbers
+        )
+
+    def _find_terms(self) -> Float[Tensor, "player class"] | None:
+        activations = self._state.activations
+        classifier = self._game.split.classifier
+        if classifier is not None:
+            maps = activations[0].flatten(1)
+            return maps.T @ classifier.weight.T / maps.shape[1]
+        players = activations.shape[2] * activations.shape[3]
+
+        def alone(rows: Tensor, versions: Tensor) -> Tensor:
+            masks = torch.zeros(len(versions), players, device=rows.device, dtype=rows.dtype)
+            masks[torch.arange(len(versions), device=rows.device), versions] = 1
+            return rows * masks.reshape(len(versions), 1, *rows.shape[2:])
+
+        terms = self._game.head_logits(self._state, players, alone, self._numbers) - self.nothing
+        missed = (self.nothing + terms.sum(dim=0) - self.everything).abs().max()
+        return terms if missed <= _TOLERANCE * self.everything.abs().max() else None

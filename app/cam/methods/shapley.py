@@ -1,0 +1,92 @@
+"""The methods that find the game's own values: sampled, enumerated or integrated."""
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from app.cam.chunks import chunks, rows_at_once
+from app.cam.coalitions import Coalitions
+from app.cam.derivatives import differentiate
+from app.cam.game import Game
+from app.cam.methods.registry import Attribution, Estimate, Evidence, Maps, method
+from app.cam.sampling import MOST_ENUMERATED, enumerate_values, sample_values
+from app.cam.split import State
+from app.cam.utilities import values_of_rows
+
+
+@method(
+    "shapley-sampling",
+    "The Shapley values themselves, sampled over random permutations with a standard error each; exact for at most "
+    f"{MOST_ENUMERATED} players. The ground truth for the rest.",
+    "Shapley 1953; Castro et al. 2009; antithetic pairs: Mitchell et al. 2022",
+    needs=("game",),
+    efficient="always",
+    parameters=("permutations", "tolerance", "seed"),
+)
+def shapley_sampling(evidence: Evidence) -> Estimate:
+    """Mean over permutations of each player's marginal contribution when it joins (Cai 2025, Eq. 8)."""
+    game = evidence.played
+    attribution = torch.empty_like(evidence.activations[:, 0], dtype=torch.float64)
+    standard_error = torch.empty_like(attribution)
+    for state, numbers in game.by_image():
+        coalitions = Coalitions(game, state, numbers)
+        find = enumerate_values if game.players <= MOST_ENUMERATED else sample_values
+        for number, (values, error) in find(game, coalitions, numbers).items():
+            attribution[number] = values.reshape(attribution.shape[1:])
+            standard_error[number] = error.reshape(attribution.shape[1:])
+    return Estimate(attribution.to(evidence.activations), standard_error.to(evidence.activations))
+
+
+@method(
+    "aumann-shapley",
+    "Aumann-Shapley values: gradients integrated from silence to the activations; head passes only, and efficient.",
+    "Aumann and Shapley 1974",
+    needs=("game",),
+    efficient="always",
+    parameters=("nodes",),
+)
+def aumann_shapley(evidence: Evidence) -> Attribution:
+    """Sum over channels of A_i times the integral over t in [0, 1] of dU/dA_i at t A, by Gauss-Legendre quadrature."""
+    game = evidence.played
+    # Where the head is pooling and a linear layer, the spatial mean is a player that stands for all.
+    pooled = game.split.classifier is not None
+    maps = evidence.activations.mean(dim=(2, 3), keepdim=True) if pooled else evidence.activations
+    states = game.row_states().with_activations(maps)
+    points = [
+        (number, scale, weight)
+        for number, row in enumerate(game.rows)
+        for scale, weight in zip(*_gauss_legendre(row.effort.nodes), strict=True)
+    ]
+    gradients = torch.zeros_like(maps)
+    for chunk in chunks(points, rows_at_once(maps)):
+        game.pause()
+        numbers, scales, weights = zip(*chunk, strict=True)
+        gradients.index_add_(
+            0, torch.tensor(numbers, device=maps.device), _weighted_gradients(game, states, numbers, scales, weights)
+        )
+    if pooled:
+        gradients = gradients / game.players
+    return (gradients * evidence.activations).sum(dim=1)
+
+
+def _weighted_gradients(
+    game: Game, states: State, numbers: tuple[int, ...], scales: tuple[float, ...], weights: tuple[float, ...]
+) -> Maps:
+    """Quadrature weight times dU/dA at t A, for some (row, t, weight)."""
+    if game.split.whole_head:
+        for number in numbers:
+            game.count_passes([number], 1)
+    device = states.activations.device
+    rows = states.take(torch.tensor(numbers, device=device))
+    targets = torch.tensor([game.rows[number].target_class for number in numbers], device=device)
+    utility = partial(values_of_rows, targets=targets, utilities=[game.rows[number].utility for number in numbers])
+    scale, weight = (torch.tensor(factors).to(rows.activations)[:, None, None, None] for factors in (scales, weights))
+    found = differentiate(game.split, rows.with_activations(rows.activations * scale), utility, second_order=False)
+    return found.gradients * weight
+
+
+def _gauss_legendre(nodes: int) -> tuple[list[float], list[float]]:
+    """Points and weights on [0, 1]."""
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    return ((points + 1) / 2).tolist(), (weights / 2).tolist()
