@@ -11,6 +11,7 @@ from app.imaging.errors import (
 )
 from app.imaging.overlay import heatmap_image, overlay, overlays, shrink
 from app.imaging.png import encode_png
+from app.imaging.sheet import Cell, contact_sheet, sheet_size
 from app.imaging.view import FITS, Fit, View, denormalise, make_view, normalise, render_view
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT_COLORMAP",
     "FITS",
     "MIN_SIDE_PX",
+    "Cell",
     "DecodedImage",
     "Fit",
     "ImageTooSmall",
@@ -28,6 +30,7 @@ __all__ = [
     "View",
     "colormap_names",
     "colormap_table",
+    "contact_sheet",
     "decode",
     "denormalise",
     "encode_png",
@@ -37,5 +40,6 @@ __all__ = [
     "overlay",
     "overlays",
     "render_view",
+    "sheet_size",
     "shrink",
 ]

@@ -1,0 +1,280 @@
+"""Sets overlays side by side with their captions: a row for each target class, a column for each method."""
+
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+# Lengths in units of the text's size, so that a sheet looks the same at every size of its pictures.
+_PICTURE_EM = 16
+_COLUMN_EM = 9
+_LINE_EM = 1.25
+_BASELINE_EM = 0.95
+_GAP_EM = 0.5
+_NOTE_EM = 0.875
+_NOTE_PADDING_EM = 0.3
+_NOTE_NEEDS_EM = (7, 3)
+
+_MIN_EM_PX = 16
+_HEADER_LINES = 4
+_TITLE_LINES = 3
+_LABEL_LINES = 3
+
+# More than a column holds: a bound on what a text costs.
+_MAX_CHARACTERS = 512
+_ELLIPSIS = "…"
+_UNPRINTABLE = {"Cc", "Cf", "Cs"}
+
+_PAPER = 255
+_INK = 40
+
+_Lines = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One picture of a sheet.
+
+    Attributes:
+        picture: HWC uint8, RGB, [0, 255].
+        note: short text for its corner, such as "ADCC 80.5"; nothing is drawn where it is empty.
+    """
+
+    picture: npt.NDArray[np.uint8]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where everything lies, in px; (0, 0) is the sheet's top left corner."""
+
+    picture_size: tuple[int, int]
+    rows: int
+    headers: tuple[_Lines, ...]
+    title: _Lines
+
+    @property
+    def em(self) -> int:
+        """Size of the text."""
+        return max(_MIN_EM_PX, round(max(self.picture_size) / _PICTURE_EM))
+
+    @property
+    def line(self) -> int:
+        return _line_px(self.em)
+
+    @property
+    def gap(self) -> int:
+        return round(_GAP_EM * self.em)
+
+    @property
+    def column_width(self) -> int:
+        return max(self.picture_size[0], _COLUMN_EM * self.em)
+
+    @property
+    def caption(self) -> int:
+        """Height of the line under each picture; 0 where the pictures have room for their notes."""
+        fits = all(side >= needed * self.em for side, needed in zip(self.picture_size, _NOTE_NEEDS_EM, strict=True))
+        return 0 if fits else _line_px(round(_NOTE_EM * self.em))
+
+    @property
+    def row_height(self) -> int:
+        return max(self.picture_size[1] + self.caption, _LABEL_LINES * self.line)
+
+    @property
+    def header_bottom(self) -> int:
+        return self.em + self.line * (len(self.title) + max(map(len, self.headers))) + self.gap * bool(self.title)
+
+    @property
+    def columns_width(self) -> int:
+        return self.left(len(self.headers)) - self.gap - self.left(0)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.left(0) + self.columns_width + self.em, self.top(self.rows) - self.gap + self.em
+
+    def left(self, column: int) -> int:
+        return self.em + (_COLUMN_EM * self.em + self.gap) + column * (self.column_width + self.gap)
+
+    def top(self, row: int) -> int:
+        return self.header_bottom + self.gap // 2 + row * (self.row_height + self.gap)
+
+
+def sheet_size(picture_size: tuple[int, int], rows: int, columns: Sequence[str], *, title: str = "") -> tuple[int, int]:
+    """Computes how large a contact sheet will be, before there are pictures and labels.
+
+    Args:
+        picture_size: (width, height) in px of every picture.
+        rows: how many rows of pictures.
+        columns: the header above each column.
+        title: the line at the top.
+
+    Returns:
+        (width, height) in px.
+
+    Raises:
+        ValueError: there is no row or no column, or a picture without pixels.
+    """
+    return _plan(picture_size, rows, columns, title).size
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Cell]], columns: Sequence[str], labels: Sequence[str], *, title: str = ""
+) -> npt.NDArray[np.uint8]:
+    """Lays out pictures as a table on white paper; the text grows with the pictures.
+
+    Pictures are never scaled. Texts may hold several lines; they are wrapped to their column and, where there
+    are too many lines, the longest are cut with an ellipsis. Control characters are left out, and characters
+    that DejaVu Sans lacks (such as Chinese ones) are shown as boxes.
+
+    Args:
+        rows: the cells of each row; all pictures have one size.
+        columns: the header above each column.
+        labels: what stands to the left of each row.
+        title: the line at the top.
+
+    Returns:
+        HWC uint8, RGB, [0, 255], of the size that `sheet_size` computes.
+
+    Raises:
+        ValueError: there is no cell, the cells do not make a table with one label a row and one header a
+            column, or pictures are empty or differ in size.
+    """
+    picture_size = _common_size(rows, columns, labels)
+    plan = _plan(picture_size, len(rows), columns, title)
+    width, height = plan.size
+    sheet = np.full((height, width, 3), _PAPER, np.uint8)
+    _put(sheet, _block(plan.title, plan.em, plan.columns_width), plan.left(0), plan.em)
+    for column, lines in enumerate(plan.headers):
+        top = plan.header_bottom - plan.line * len(lines)
+        _put(sheet, _block(lines, plan.em, plan.column_width), plan.left(column), top)
+    for row, (cells, label) in enumerate(zip(rows, labels, strict=True)):
+        _put_label(sheet, label, plan, row)
+        for column, cell in enumerate(cells):
+            _put_cell(sheet, cell, plan, row, column)
+    return sheet
+
+
+def _common_size(rows: Sequence[Sequence[Cell]], columns: Sequence[str], labels: Sequence[str]) -> tuple[int, int]:
+    if len(rows) != len(labels) or any(len(cells) != len(columns) for cells in rows):
+        raise ValueError("a contact sheet takes one label for each row and one header for each column")
+    shapes = {cell.picture.shape for cells in rows for cell in cells}
+    if len(shapes) > 1 or any(len(shape) != 3 or shape[2] != 3 for shape in shapes):
+        raise ValueError(f"the pictures of a contact sheet are RGB and of one size; these are {sorted(shapes)}")
+    height, width, _ = shapes.pop() if shapes else (0, 0, 3)
+    return width, height
+
+
+def _plan(picture_size: tuple[int, int], rows: int, columns: Sequence[str], title: str) -> _Plan:
+    if rows < 1 or not columns or min(picture_size) < 1:
+        raise ValueError("a contact sheet has at least one row, one column and one pixel a picture")
+    bare = _Plan(picture_size, rows, ((),) * len(columns), ())
+    font = _font(bare.em)
+    headers = tuple(_fit(text, font, bare.column_width, _HEADER_LINES) for text in columns)
+    return replace(bare, headers=headers, title=_fit(title, font, bare.columns_width, _TITLE_LINES))
+
+
+def _put(sheet: npt.NDArray[np.uint8], block: npt.NDArray[np.uint8], left: int, top: int) -> None:
+    height, width, _ = block.shape
+    sheet[top : top + height, left : left + width] = block
+
+
+def _put_label(sheet: npt.NDArray[np.uint8], label: str, plan: _Plan, row: int) -> None:
+    width = _COLUMN_EM * plan.em
+    lines = _fit(label, _font(plan.em), width, plan.row_height // plan.line)
+    top = plan.top(row) + (plan.row_height - plan.line * len(lines)) // 2
+    _put(sheet, _block(lines, plan.em, width, centred=False), plan.em, top)
+
+
+def _put_cell(sheet: npt.NDArray[np.uint8], cell: Cell, plan: _Plan, row: int, column: int) -> None:
+    width, height = plan.picture_size
+    left = plan.left(column) + (plan.column_width - width) // 2
+    top = plan.top(row) + (plan.row_height - height - plan.caption) // 2
+    _put(sheet, cell.picture, left, top)
+    em, padding = round(_NOTE_EM * plan.em), round(_NOTE_PADDING_EM * plan.em)
+    font, room = _font(em), plan.column_width if plan.caption else width
+    for line in _fit(cell.note, font, room - 2 * padding, 1):
+        block = _block((line,), em, round(font.getlength(line)) + 2 * padding)
+        if plan.caption:
+            _put(sheet, block, plan.left(column) + (room - block.shape[1]) // 2, top + height)
+        else:
+            _put(sheet, block, left + width - block.shape[1], top + height - block.shape[0])
+
+
+def _block(lines: _Lines, em: int, width: int, *, centred: bool = True) -> npt.NDArray[np.uint8]:
+    """Draws lines of text on paper of their own, so that no glyph reaches beyond it; HWC uint8, one channel."""
+    image = Image.new("L", (width, _line_px(em) * len(lines)), _PAPER)
+    draw, font = ImageDraw.Draw(image), _font(em)
+    x, anchor = (width // 2, "ms") if centred else (width, "rs")
+    for number, line in enumerate(lines):
+        draw.text((x, number * _line_px(em) + round(_BASELINE_EM * em)), line, _INK, font, anchor)
+    return np.asarray(image)[..., None]
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: int, max_lines: int) -> _Lines:
+    """Wraps a text; while it has too many lines, its longest paragraph loses one."""
+    lines = [line for line in map(_printable, text.splitlines()) if line]
+    paragraphs = [list(islice(_wrap(line, font, width), max_lines + 1)) for line in lines[:max_lines]]
+    if len(lines) > max_lines:
+        # Something to cut, for an ellipsis in place of the lines that follow.
+        paragraphs[-1].append("")
+    while sum(map(len, paragraphs)) > max_lines:
+        longest = max(paragraphs, key=len)
+        longest[-2:] = [_shortened(longest[-2] + longest[-1], font, width)]
+    return tuple(line.rstrip() for paragraph in paragraphs for line in paragraph)
+
+
+def _printable(line: str) -> str:
+    """Leaves out what has no glyph or would turn the text around, and composes accents."""
+    cut = line[:_MAX_CHARACTERS] + _ELLIPSIS * (len(line) > _MAX_CHARACTERS)
+    kept = (c for c in cut if c.isspace() or unicodedata.category(c) not in _UNPRINTABLE)
+    return unicodedata.normalize("NFC", " ".join("".join(kept).split()))
+
+
+def _wrap(line: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
+    wrapped = ""
+    for part in _parts(line, font, width):
+        if wrapped and font.getlength((wrapped + part).rstrip()) > width:
+            yield wrapped
+            wrapped = ""
+        wrapped += part
+    yield wrapped
+
+
+def _parts(line: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
+    """Splits between words, in words wider than the column after hyphens, and then anywhere."""
+    for word in re.split(r"(?<=\s)", line):
+        whole = font.getlength(word.rstrip()) <= width
+        for part in [word] if whole else re.split(r"(?<=[-_/])", word):
+            rest = part
+            while font.getlength(rest.rstrip()) > width:
+                characters = max(1, _characters_that_fit(rest, font, width))
+                yield rest[:characters]
+                rest = rest[characters:]
+            yield rest
+
+
+def _shortened(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    characters = _characters_that_fit(line, font, width - font.getlength(_ELLIPSIS))
+    return line[:characters].rstrip() + _ELLIPSIS
+
+
+def _characters_that_fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> int:
+    return bisect_right(range(len(text) + 1), width, key=lambda count: font.getlength(text[:count])) - 1
+
+
+def _line_px(em: int) -> int:
+    return round(_LINE_EM * em)
+
+
+@lru_cache(maxsize=128)
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
