@@ -9,7 +9,7 @@ from typing import TypedDict
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from app.api import explain, health, models, predict
+from app.api import compare, explain, health, models, predict
 from app.api.handlers import add_handlers
 from app.api.limits import BodyLimit
 from app.api.openapi import install_openapi
@@ -61,7 +61,7 @@ def create_app(
         redoc_url=None,
         swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
     )
-    for room in (explain, predict, models, health):
+    for room in (explain, compare, predict, models, health):
         app.include_router(room.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     add_handlers(app)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from app.cam.maps import Smooth
 from app.cam.methods import METHODS
 from app.cam.utilities import UTILITIES
 from app.imaging import colormap_names
@@ -13,6 +14,7 @@ Fit = Literal["crop", "stretch", "pad"]
 Include = Literal["heatmap", "overlay", "attribution", "explanation_map", "anti_explanation_map"]
 MODEL_PATTERN = r"^[A-Za-z0-9_.-]+$"
 _MOST_LISTED = 64
+_MOST_LAYERS = 8
 
 
 def _one_of(names: Iterable[str]) -> AfterValidator:
@@ -50,6 +52,13 @@ def _as_targets(value: object) -> object:
     return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in items]
 
 
+def _no_doubles(values: list[str]) -> list[str]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"'{value}' stands twice")
+    return values
+
+
 def _takes(text: str, **schema: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON schema
     return {"takes": text, **schema}
 
@@ -79,25 +88,19 @@ class PredictParameters(BaseModel):
     )
 
 
-class ExplainParameters(PredictParameters):
-    """What `/v1/explain` takes besides the image."""
+class ExplanationParameters(PredictParameters):
+    """What explanations and comparisons take alike."""
 
-    layer: str | None = Field(
+    layer: Annotated[
+        list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_as_list), AfterValidator(_no_doubles)
+    ] = Field(
         None,
         min_length=1,
+        max_length=_MOST_LAYERS,
         description="`pre_gap`, `last_conv`, `last_norm`, or the path of any module whose output has a spatial "
-        "grid; by default `pre_gap`.",
-        json_schema_extra=_takes("pre_gap, last_conv, last_norm or a module path", default="pre_gap"),
-    )
-    method: Annotated[str, _one_of(METHODS)] = Field(
-        "shapleycam",
-        description="The attribution method; `/v1/methods` describes each.",
-        json_schema_extra=_takes(f"one of {', '.join(METHODS)}", enum=list(METHODS)),
-    )
-    utility: Annotated[str, _one_of(UTILITIES)] = Field(
-        "rest",
-        description="The utility function; `/v1/utilities` describes each.",
-        json_schema_extra=_takes(f"one of {', '.join(UTILITIES)}", enum=list(UTILITIES)),
+        "grid; by default `pre_gap`. May be repeated: the heatmaps are averaged after normalisation, and "
+        "`attribution` and `efficiency` become lists in that order.",
+        json_schema_extra=_takes(f"pre_gap, last_conv, last_norm or a module path, each once, at most {_MOST_LAYERS}"),
     )
     target: Annotated[list[str], BeforeValidator(_as_targets)] = Field(
         default=["predicted"],
@@ -131,13 +134,18 @@ class ExplainParameters(PredictParameters):
         description="Longest side of the overlay in px, from 16; 0 keeps the original size. Never enlarged.",
         json_schema_extra=_takes("0 or a whole number from 16 to 8192"),
     )
-    include: Annotated[list[Include], BeforeValidator(_as_list)] = Field(
-        default=["heatmap", "overlay", "attribution"],
-        description="What of each explanation is sent.",
-        json_schema_extra=_takes("any of heatmap, overlay, attribution, explanation_map, anti_explanation_map"),
+    smooth: Smooth = Field(
+        "none",
+        description="`flip` averages over the image and its mirror image, `flip-scale` over both at the factors "
+        "0.9, 1 and 1.1; each view takes a forward pass.",
+        json_schema_extra=_takes("none, flip or flip-scale"),
     )
-    smooth: Literal["none"] = Field("none", description="No smoothing yet.", json_schema_extra=_takes("none"))
-    reference: Literal["none"] = Field("none", description="No reference yet.", json_schema_extra=_takes("none"))
+    reference: Literal["none", "shapley-sampling"] = Field(
+        "none",
+        description="`shapley-sampling` adds `fidelity`: how near each attribution is to the sampled Shapley values "
+        "(`permutations`, `tolerance`, `seed`).",
+        json_schema_extra=_takes("none or shapley-sampling"),
+    )
     seed: int = Field(
         0,
         ge=0,
@@ -150,23 +158,76 @@ class ExplainParameters(PredictParameters):
         ge=2,
         le=65536,
         multiple_of=2,
-        description="For the methods that sample permutations (none yet).",
+        description="How many permutations `shapley-sampling` draws at most.",
         json_schema_extra=_takes("an even number from 2 to 65536"),
     )
     nodes: int = Field(
         8,
         ge=1,
         le=64,
-        description="For the methods that integrate (none yet).",
+        description="Nodes of the quadrature of `aumann-shapley`.",
         json_schema_extra=_takes("a whole number from 1 to 64"),
     )
     tolerance: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="For the methods that stop early (none yet).",
+        description="`shapley-sampling` stops when no position's standard error is larger, in units of the utility; by "
+        "default it draws all permutations.",
         json_schema_extra=_takes("a positive number"),
     )
 
 
-LIST_FIELDS = frozenset({"target", "include"})
+class ExplainParameters(ExplanationParameters):
+    """What `/v1/explain` takes besides the image."""
+
+    method: Annotated[str, _one_of(METHODS)] = Field(
+        "shapleycam",
+        description="The attribution method; `/v1/methods` describes each.",
+        json_schema_extra=_takes(f"one of {', '.join(METHODS)}", enum=list(METHODS)),
+    )
+    utility: Annotated[str, _one_of(UTILITIES)] = Field(
+        "rest",
+        description="The utility function; `/v1/utilities` describes each.",
+        json_schema_extra=_takes(f"one of {', '.join(UTILITIES)}", enum=list(UTILITIES)),
+    )
+    include: Annotated[list[Include], BeforeValidator(_as_list)] = Field(
+        default=["heatmap", "overlay", "attribution"],
+        description="What of each explanation is sent.",
+        json_schema_extra=_takes("any of heatmap, overlay, attribution, explanation_map, anti_explanation_map"),
+    )
+
+
+class CompareParameters(ExplanationParameters):
+    """What `/v1/compare` takes besides the image."""
+
+    method: Annotated[
+        list[Annotated[str, _one_of(METHODS)]], BeforeValidator(_as_list), AfterValidator(_no_doubles)
+    ] = Field(
+        default=["shapleycam"],
+        min_length=1,
+        description="The attribution methods to compare; may be repeated.",
+        json_schema_extra=_takes(f"any of {', '.join(METHODS)}, each once"),
+    )
+    utility: Annotated[
+        list[Annotated[str, _one_of(UTILITIES)]], BeforeValidator(_as_list), AfterValidator(_no_doubles)
+    ] = Field(
+        default=["rest"],
+        min_length=1,
+        description="The utility functions to compare; may be repeated.",
+        json_schema_extra=_takes(f"any of {', '.join(UTILITIES)}, each once"),
+    )
+    max_side: Annotated[int, AfterValidator(_zero_or_from_16)] = Field(
+        256,
+        ge=0,
+        le=8192,
+        description="Longest side of each picture of the sheet in px, from 16; 0 keeps the original size. Never "
+        "enlarged.",
+        json_schema_extra=_takes("0 or a whole number from 16 to 8192"),
+    )
+
+
+def list_fields(model: type[PredictParameters]) -> frozenset[str]:
+    """The fields that may be repeated."""
+    names = frozenset({"layer", "target", "include"})
+    return (names | {"method", "utility"} if model is CompareParameters else names) & model.model_fields.keys()

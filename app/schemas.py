@@ -44,7 +44,9 @@ class AttributionReply(BaseModel):
 
     shape: tuple[int, int]
     values: list[list[float | None]] | None = Field(description="rows of the grid, top to bottom")
-    standard_error: list[list[float]] | None = None
+    standard_error: list[list[float | None]] | None = Field(
+        None, description="of each value, where they were sampled; null where one pair of permutations tells nothing"
+    )
 
 
 class Efficiency(BaseModel):
@@ -52,6 +54,16 @@ class Efficiency(BaseModel):
 
     attributed: float | None = Field(description="sum of the attribution")
     available: float | None = Field(description="U(A) - U(0)")
+
+
+class FidelityReply(BaseModel):
+    """How near an attribution is to the sampled Shapley values; null where undefined."""
+
+    pearson: float | None = Field(description="correlation over the positions, -1 to 1")
+    spearman: float | None = Field(description="correlation of their ranks, -1 to 1")
+    cosine: float | None = Field(description="of the angle between the two as vectors, -1 to 1")
+    relative_l2: float | None = Field(description="length of the difference over that of the Shapley values")
+    efficiency_gap: float | None = Field(description="|sum of the attribution - (U(A) - U(0))| / |U(A) - U(0)|")
 
 
 class MetricsReply(BaseModel):
@@ -74,9 +86,9 @@ class ExplanationReply(BaseModel):
     utility_value: float | None
     hvp_norm: float | None = Field(description="L2 norm; null where the method does not use it")
     forward_passes: int
-    attribution: AttributionReply | None
-    efficiency: Efficiency | None
-    fidelity: None = None
+    attribution: AttributionReply | list[AttributionReply] | None = Field(description="a list for several layers")
+    efficiency: Efficiency | list[Efficiency | None] | None = Field(description="a list for several layers")
+    fidelity: FidelityReply | None = None
     heatmap: Png | None
     overlay: Png | None
     explanation_map: Png | None = None
@@ -120,8 +132,8 @@ class ExplainReply(BaseModel):
     """Why the network said so."""
 
     model: str
-    layer: str
-    layer_path: str
+    layer: str | list[str] = Field(description="a list for several")
+    layer_path: str | list[str] = Field(description="a list for several")
     method: str
     utility: str
     device: str
@@ -130,6 +142,26 @@ class ExplainReply(BaseModel):
     view: ViewReply
     predictions: list[Prediction]
     explanations: list[ExplanationReply]
+    timing_ms: Timing
+
+
+class CompareReply(BaseModel):
+    """Explanations side by side."""
+
+    model: str
+    layer: str | list[str] = Field(description="a list for several")
+    layer_path: str | list[str] = Field(description="a list for several")
+    method: list[str]
+    utility: list[str]
+    device: str
+    weights: str = Field(description="where the parameters came from; `random` is for tests only")
+    image: Picture
+    view: ViewReply
+    predictions: list[Prediction]
+    explanations: list[ExplanationReply] = Field(
+        description="without pictures; by target, then method, then utility, as the sheet reads"
+    )
+    sheet: Png
     timing_ms: Timing
 
 

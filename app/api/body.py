@@ -12,7 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from app.errors import InvalidParameter, MalformedBody, UnsupportedMediaType
-from app.parameters import LIST_FIELDS, PredictParameters
+from app.parameters import PredictParameters, list_fields
 
 Parameters = TypeVar("Parameters", bound=PredictParameters)
 
@@ -42,11 +42,14 @@ class _Parser(MultiPartParser):
         self.complete = True
 
 
-async def read_body(request: Request, reply_fields: frozenset[str] = frozenset()) -> Body:
+async def read_body(
+    request: Request, model: type[PredictParameters], reply_fields: frozenset[str] = frozenset()
+) -> Body:
     """Reads a request body of any accepted content type, together with the query string.
 
     Args:
         request: the request.
+        model: the fields; those that are lists may be repeated.
         reply_fields: names in the query string that shape the reply only; they may stand once and are left out.
 
     Raises:
@@ -55,17 +58,18 @@ async def read_body(request: Request, reply_fields: frozenset[str] = frozenset()
         InvalidParameter: no image, a second file, a single field twice.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    lists = list_fields(model)
     query = _query(request, reply_fields)
     if content_type == "multipart/form-data":
         image, pairs = await _read_multipart(request)
-        return Body(image, _gather([*query, *pairs]))
+        return Body(image, _gather([*query, *pairs], lists))
     if content_type == "application/json":
-        return await asyncio.to_thread(_read_json, await request.body(), query)
+        return await asyncio.to_thread(_read_json, await request.body(), query, lists)
     body = await request.body()
     if content_type.startswith("image/") or (not content_type and not body):
         if not body:
             raise _missing_image()
-        return Body(body, _gather(query))
+        return Body(body, _gather(query, lists))
     raise UnsupportedMediaType(
         f"the content type '{content_type or 'none'}' is not taken",
         field="Content-Type",
@@ -108,14 +112,14 @@ def _missing_image() -> InvalidParameter:
 
 def _query(request: Request, reply_fields: frozenset[str]) -> list[tuple[str, str]]:
     pairs = request.query_params.multi_items()
-    _gather([(name, value) for name, value in pairs if name in reply_fields])
+    _gather([(name, value) for name, value in pairs if name in reply_fields], frozenset())
     return [(name, value) for name, value in pairs if name not in reply_fields]
 
 
-def _gather(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def _gather(pairs: list[tuple[str, str]], lists: frozenset[str]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in pairs:
-        if name in LIST_FIELDS:
+        if name in lists:
             fields.setdefault(name, []).append(value)
         elif name in fields:
             raise InvalidParameter(f"the field '{name}' stands twice", field=name, takes="one value")
@@ -151,7 +155,7 @@ async def _read_multipart(request: Request) -> tuple[bytes, list[tuple[str, str]
     return image, pairs
 
 
-def _read_json(body: bytes, query: list[tuple[str, str]]) -> Body:
+def _read_json(body: bytes, query: list[tuple[str, str]], lists: frozenset[str]) -> Body:
     if body.count(b",") >= _MOST_JSON_VALUES:
         takes = f"at most {_MOST_JSON_VALUES} values"
         raise InvalidParameter(f"the JSON body is too long: it takes {takes}", field="body", takes=takes)
@@ -163,7 +167,7 @@ def _read_json(body: bytes, query: list[tuple[str, str]]) -> Body:
         raise MalformedBody(f"the body is not JSON: {error}"[:300]) from None
     if not isinstance(content, dict):
         raise MalformedBody("the JSON body is not an object")
-    fields = _gather(query)
+    fields = _gather(query, lists)
     for name in fields.keys() & content.keys():
         raise InvalidParameter(f"the field '{name}' stands twice", field=name, takes="one value")
     image = content.pop("image", None)

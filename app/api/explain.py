@@ -2,22 +2,18 @@
 
 import base64
 import time
-from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.api.asking import ask
 from app.api.body import read_body, validate
 from app.api.context import runtime_of
 from app.api.negotiation import choose
-from app.api.openapi import documented, upload
+from app.api.openapi import UPLOAD_STATUSES, documented, upload
 from app.api.replies import Clock, explain_reply, header_of
-from app.api.targets import check_top_k, resolve_layer, resolve_targets
-from app.cam.methods import METHODS
-from app.cam.questions import Question, Target
-from app.cam.utilities import UTILITIES
 from app.parameters import ExplainParameters
-from app.runtime.pipeline import explain_layer, see
+from app.runtime.pipeline import see
 from app.schemas import ExplainReply
 
 router = APIRouter(tags=["explain"])
@@ -31,7 +27,11 @@ _REPLY_FIELDS = frozenset({"image"})
     summary="Explain a picture",
     response_model=ExplainReply,
     openapi_extra=upload("Explain", ExplainParameters),
-    responses=documented(400, 404, 406, 413, 415, 422, 429, 500, 503, 504, png=True),
+    responses=documented(
+        *UPLOAD_STATUSES,
+        png="The explanation, or with `Accept: image/png` its first picture.",
+        headers={"X-Explanation": "With `image/png`: the figures for the first target as compact JSON."},
+    ),
 )
 async def explain(
     request: Request,
@@ -48,37 +48,23 @@ async def explain(
     """
     clock = Clock(time.perf_counter())
     media_type = choose(request.headers, (_JSON, _PNG))
-    body = await read_body(request, _REPLY_FIELDS)
+    body = await read_body(request, ExplainParameters, _REPLY_FIELDS)
     parameters = validate(ExplainParameters, body.fields)
     if media_type == _PNG:
         parameters = _for_one_picture(parameters, image)
     runtime = runtime_of(request)
     served = runtime.network(parameters.model)
-    check_top_k(parameters, served)
-    layer, path = resolve_layer(served, parameters.layer)
-    targets = resolve_targets(parameters.target, served.network.labels, runtime.settings.max_targets)
+    asked = ask(parameters, [parameters.method], [parameters.utility], served, runtime.settings)
 
     async with runtime.admitted():
         seen = await see(runtime, served.network, body.image, parameters.fit)
-        answer = await explain_layer(
-            served,
-            seen,
-            path,
-            targets,
-            partial(_question, parameters),
-            seed=parameters.seed,
-            metrics=parameters.metrics,
-        )
+        answer = await asked.explain(served, seen)
 
         def render() -> Response:
-            reply = explain_reply(answer, parameters, layer, path, clock)
+            reply = explain_reply(answer, parameters, asked.layers, clock)
             return _png_response(reply, image) if media_type == _PNG else _json_response(reply)
 
         return await runtime.offload(render)
-
-
-def _question(parameters: ExplainParameters, target: Target, seed: int) -> Question:
-    return Question(0, METHODS[parameters.method], UTILITIES[parameters.utility], target, seed)
 
 
 def _for_one_picture(parameters: ExplainParameters, image: Literal["overlay", "heatmap"]) -> ExplainParameters:

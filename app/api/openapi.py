@@ -9,9 +9,12 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import ERRORS
-from app.parameters import LIST_FIELDS, ExplainParameters, PredictParameters
+from app.parameters import CompareParameters, ExplainParameters, PredictParameters, list_fields
 from app.schemas import ErrorReply
 from app.settings import Settings
+
+# How an operation that takes a picture can fail.
+UPLOAD_STATUSES = (400, 404, 406, 413, 415, 422, 429, 500, 503, 504)
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -24,26 +27,35 @@ class JsonImage(BaseModel):
     b64: str = Field(description="The file, base64 (RFC 4648).")
 
 
-class ExplainForm(ExplainParameters):
+class Upload(BaseModel):
+    """An image in a multipart body."""
+
+    image: bytes = Field(
+        description="The file: JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF.",
+        json_schema_extra={"format": "binary", "contentMediaType": "application/octet-stream"},
+    )
+
+
+class ExplainForm(Upload, ExplainParameters):
     """The multipart body of `/v1/explain`."""
 
-    image: bytes = Field(
-        description="The file: JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF.",
-        json_schema_extra={"format": "binary", "contentMediaType": "application/octet-stream"},
-    )
+
+class CompareForm(Upload, CompareParameters):
+    """The multipart body of `/v1/compare`."""
 
 
-class PredictForm(PredictParameters):
+class PredictForm(Upload, PredictParameters):
     """The multipart body of `/v1/predict`."""
-
-    image: bytes = Field(
-        description="The file: JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF.",
-        json_schema_extra={"format": "binary", "contentMediaType": "application/octet-stream"},
-    )
 
 
 class ExplainJson(ExplainParameters):
     """The JSON body of `/v1/explain`."""
+
+    image: JsonImage
+
+
+class CompareJson(CompareParameters):
+    """The JSON body of `/v1/compare`."""
 
     image: JsonImage
 
@@ -54,12 +66,19 @@ class PredictJson(PredictParameters):
     image: JsonImage
 
 
-_BODIES: tuple[type[BaseModel], ...] = (ExplainForm, ExplainJson, PredictForm, PredictJson)
+_BODIES: tuple[type[BaseModel], ...] = (
+    ExplainForm,
+    ExplainJson,
+    CompareForm,
+    CompareJson,
+    PredictForm,
+    PredictJson,
+)
 
 
 def upload(prefix: str, parameters: type[PredictParameters]) -> dict[str, Any]:
     """The request body of an operation that takes a picture, in its three content types."""
-    lists = sorted(LIST_FIELDS & parameters.model_fields.keys())
+    lists = sorted(list_fields(parameters))
 
     def schema(kind: str) -> dict[str, str]:
         return {"$ref": _REFERENCE.format(model=f"{prefix}{kind}")}
@@ -83,8 +102,14 @@ def upload(prefix: str, parameters: type[PredictParameters]) -> dict[str, Any]:
     }
 
 
-def documented(*statuses: int, png: bool = False) -> dict[int | str, dict[str, Any]]:
-    """The error replies of an operation, with their codes; `png` adds the picture reply."""
+def documented(*statuses: int, png: str = "", headers: dict[str, str] | None = None) -> dict[int | str, dict[str, Any]]:
+    """The error replies of an operation, with their codes.
+
+    Args:
+        statuses: of the errors.
+        png: what an `image/png` reply is, where there is one.
+        headers: of that reply, with their descriptions.
+    """
     responses: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         kinds = [error for error in ERRORS if error.status == status]
@@ -92,13 +117,10 @@ def documented(*statuses: int, png: bool = False) -> dict[int | str, dict[str, A
         responses[status] = {"model": ErrorReply, "description": "\n\n".join(lines)}
     if png:
         responses[200] = {
-            "description": "The explanation, or with `Accept: image/png` its first picture.",
+            "description": png,
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
             "headers": {
-                "X-Explanation": {
-                    "description": "With `image/png`: the figures for the first target as compact JSON.",
-                    "schema": {"type": "string"},
-                }
+                name: {"description": text, "schema": {"type": "string"}} for name, text in (headers or {}).items()
             },
         }
     return responses
@@ -139,8 +161,7 @@ def _as_configured(schema: dict[str, Any], settings: Settings) -> dict[str, Any]
     for name, kept in properties.items():
         kept.pop("takes", None)
         if name == "layer":
-            kept.pop("anyOf", None)
-            kept["type"] = "string"
+            kept.update(next(kind for kind in kept.pop("anyOf") if kind["type"] == "array"), default=["pre_gap"])
     return schema
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from app.api.body import read_body, validate
 from app.api.context import runtime_of
 from app.api.negotiation import choose
-from app.api.openapi import documented, upload
+from app.api.openapi import UPLOAD_STATUSES, documented, upload
 from app.api.replies import Clock, predict_reply
 from app.api.targets import check_top_k
 from app.parameters import PredictParameters
@@ -24,13 +24,13 @@ router = APIRouter(tags=["predict"])
     summary="Classify a picture",
     response_model=PredictReply,
     openapi_extra=upload("Predict", PredictParameters),
-    responses=documented(400, 404, 406, 413, 415, 422, 429, 500, 503, 504),
+    responses=documented(*UPLOAD_STATUSES),
 )
 async def predict(request: Request) -> Response:
     """Answers with the most likely classes."""
     clock = Clock(time.perf_counter())
     choose(request.headers, ("application/json",))
-    body = await read_body(request)
+    body = await read_body(request, PredictParameters)
     parameters = validate(PredictParameters, body.fields)
     runtime = runtime_of(request)
     served = runtime.network(parameters.model)

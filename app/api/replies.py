@@ -5,22 +5,25 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from app.cam.questions import Explanation
+from app.cam.questions import Explanation, LayerAttribution
 from app.imaging import denormalise, encode_png, heatmap_image, overlays
-from app.parameters import ExplainParameters
+from app.parameters import CompareParameters, ExplainParameters
 from app.runtime.pipeline import Answer
 from app.schemas import (
     AttributionReply,
+    CompareReply,
     Efficiency,
     ExplainReply,
     ExplanationReply,
+    FidelityReply,
     MetricsReply,
     Picture,
     Png,
@@ -29,6 +32,10 @@ from app.schemas import (
     Timing,
     ViewReply,
 )
+
+Item = TypeVar("Item")
+# The layers of an answer: their names as replied, with their module paths.
+Layers = dict[str, str]
 
 _HEADER_BYTES = 4096
 # A prediction is never shorter than 50 bytes of JSON.
@@ -69,18 +76,18 @@ def predict_reply(answer: Answer, top_k: int, clock: Clock) -> PredictReply:
     )
 
 
-def explain_reply(
-    answer: Answer, parameters: ExplainParameters, layer: str, layer_path: str, clock: Clock
-) -> ExplainReply:
+def explain_reply(answer: Answer, parameters: ExplainParameters, layers: Layers, clock: Clock) -> ExplainReply:
     """The reply of `/v1/explain`; renders the pictures that were asked for."""
     render_started = time.perf_counter()
     scores = _Scores(answer)
     draw = _Painter(answer, parameters)
-    explanations = [_explanation(explanation, parameters, scores, draw) for explanation in answer.explanations]
+    explanations = [
+        _explanation(explanation, scores, draw, metrics=parameters.metrics) for explanation in answer.explanations
+    ]
     return ExplainReply(
         model=answer.network.name,
-        layer=layer,
-        layer_path=layer_path,
+        layer=_one_or_all(list(layers)),
+        layer_path=_one_or_all(list(layers.values())),
         method=parameters.method,
         utility=parameters.utility,
         device=str(answer.network.device),
@@ -93,18 +100,63 @@ def explain_reply(
     )
 
 
+def compare_reply(
+    answer: Answer, parameters: CompareParameters, layers: Layers, sheet: bytes, size: tuple[int, int], clock: Clock
+) -> CompareReply:
+    """The reply of `/v1/compare`.
+
+    Args:
+        answer: of the pipeline.
+        parameters: of the request.
+        layers: names and module paths.
+        sheet: the contact sheet as a PNG file.
+        size: its (width, height) in px.
+        clock: when the request began.
+    """
+    render_started = time.perf_counter()
+    scores = _Scores(answer)
+    explanations = [
+        _explanation(explanation, scores, None, metrics=parameters.metrics) for explanation in answer.explanations
+    ]
+    return CompareReply(
+        model=answer.network.name,
+        layer=_one_or_all(list(layers)),
+        layer_path=_one_or_all(list(layers.values())),
+        method=parameters.method,
+        utility=parameters.utility,
+        device=str(answer.network.device),
+        weights=answer.network.weights,
+        image=_picture(answer),
+        view=_view(answer),
+        predictions=scores.best(parameters.top_k),
+        explanations=explanations,
+        sheet=Png(width=size[0], height=size[1], b64=base64.b64encode(sheet).decode()),
+        timing_ms=clock.timing(answer, render_started),
+    )
+
+
+def predictions_of(answer: Answer) -> list[Prediction]:
+    """The explained class of each explanation, with its scores."""
+    scores = _Scores(answer)
+    return [scores.of(explanation.target_class) for explanation in answer.explanations]
+
+
 def header_of(reply: ExplainReply) -> str:
     """The reply for the first target as compact ASCII JSON, at most 4 KiB, without values and pictures.
 
-    Where it would be longer, predictions are left out from the end, then warnings; then the label is cut.
+    Where it would be longer, predictions are left out from the end, then warnings; then the standard errors, and
+    the label is cut.
     """
     first = reply.model_copy(
         update={"predictions": reply.predictions[:_HEADER_PREDICTIONS], "explanations": reply.explanations[:1]}
     )
     short = first.model_dump(mode="json")
     explanation = short["explanations"][0]
-    if explanation["attribution"] is not None:
-        del explanation["attribution"]["values"]
+    attributions = explanation["attribution"] or []
+    for attribution in attributions if isinstance(attributions, list) else [attributions]:
+        del attribution["values"]
+        if attribution["standard_error"] is not None and attribution["shape"][0] * attribution["shape"][1] > 49:
+            attribution["standard_error"] = None
     for name in ("heatmap", "overlay", "explanation_map", "anti_explanation_map"):
         if explanation.get(name) is not None:
             del explanation[name]["b64"]
@@ -179,9 +231,11 @@ def png_of(pixels: npt.NDArray[np.uint8]) -> Png:
 
 
 def _explanation(
-    explanation: Explanation, parameters: ExplainParameters, scores: _Scores, draw: _Painter
+    explanation: Explanation, scores: _Scores, draw: _Painter | None, *, metrics: bool
 ) -> ExplanationReply:
+    """One explanation; without a painter it has no pictures."""
     heatmap = explanation.heatmap
+    fidelity = explanation.fidelity
     return ExplanationReply(
         target=scores.of(explanation.target_class),
         method=explanation.question.method.name,
@@ -189,20 +243,38 @@ def _explanation(
         utility_value=_finite(explanation.utility_value),
         hvp_norm=_finite(explanation.hvp_norm),
         forward_passes=explanation.forward_passes,
-        attribution=_attribution(explanation.attribution) if draw.wants("attribution") else None,
-        efficiency=_efficiency(explanation),
-        heatmap=draw.heatmap(heatmap),
-        overlay=draw.overlay(),
-        explanation_map=draw.masked("explanation_map", lambda: heatmap),
-        anti_explanation_map=draw.masked("anti_explanation_map", lambda: 1 - heatmap),
-        metrics=_metrics(explanation.metrics) if parameters.metrics else None,
+        attribution=_one_or_all([_attribution(layer) for layer in explanation.layers])
+        if draw is None or draw.wants("attribution")
+        else None,
+        efficiency=_one_or_all([_efficiency(layer) for layer in explanation.layers]),
+        fidelity=FidelityReply(**_finite_values(asdict(fidelity))) if fidelity is not None else None,
+        heatmap=draw.heatmap(heatmap) if draw else None,
+        overlay=draw.overlay() if draw else None,
+        explanation_map=draw.masked("explanation_map", lambda: heatmap) if draw else None,
+        anti_explanation_map=draw.masked("anti_explanation_map", lambda: 1 - heatmap) if draw else None,
+        metrics=MetricsReply(**_finite_values(explanation.metrics)) if metrics and explanation.metrics else None,
         warnings=list(explanation.warnings),
     )
 
 
-def _attribution(attribution: Tensor) -> AttributionReply:
-    height, width = attribution.shape
-    return AttributionReply(shape=(height, width), values=[_shortest(row) for row in attribution.cpu().numpy()])
+def _one_or_all(items: list[Item]) -> Item | list[Item]:
+    """What the wire has where there may be several layers: the one itself, or a list."""
+    return items[0] if len(items) == 1 else items
+
+
+def _attribution(layer: LayerAttribution) -> AttributionReply:
+    height, width = layer.attribution.shape
+    errors = layer.standard_error
+    known = errors is not None and bool(errors.isfinite().any())
+    return AttributionReply(
+        shape=(height, width),
+        values=_rows(layer.attribution),
+        standard_error=_rows(errors) if known and errors is not None else None,
+    )
+
+
+def _rows(grid: Tensor) -> list[list[float | None]]:
+    return [_shortest(row) for row in grid.cpu().numpy()]
 
 
 def _shortest(row: npt.NDArray[np.floating]) -> list[float | None]:
@@ -210,19 +282,17 @@ def _shortest(row: npt.NDArray[np.floating]) -> list[float | None]:
     return [_finite(float(str(value))) for value in row]
 
 
-def _efficiency(explanation: Explanation) -> Efficiency | None:
-    if explanation.available is None:
+def _efficiency(layer: LayerAttribution) -> Efficiency | None:
+    if layer.available is None:
         return None
     return Efficiency(
-        attributed=_finite(explanation.attribution.sum(dtype=torch.float64).item()),
-        available=_finite(explanation.available),
+        attributed=_finite(layer.attribution.sum(dtype=torch.float64).item()),
+        available=_finite(layer.available),
     )
 
 
-def _metrics(metrics: dict[str, float] | None) -> MetricsReply | None:
-    if metrics is None:
-        return None
-    return MetricsReply(**{name: _finite(value) for name, value in metrics.items()})
+def _finite_values(figures: dict[str, float]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in figures.items()}
 
 
 def _picture(answer: Answer) -> Picture:

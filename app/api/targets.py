@@ -48,21 +48,31 @@ def _resolve_target(token: str, labels: tuple[str, ...]) -> Target:
     raise InvalidParameter(message, field="target", takes=_TARGET_TAKES, value=token[:80])
 
 
-def resolve_layer(served: ServedNetwork, name: str | None) -> tuple[str, str]:
-    """The layer's name as replied and its module path.
+def resolve_layers(served: ServedNetwork, names: list[str] | None) -> dict[str, str]:
+    """The layers' names as replied, with their module paths.
 
     Raises:
-        InvalidParameter: a named layer that this network does not have.
+        InvalidParameter: a named layer that this network does not have, or two names of one module.
     """
+    layers: dict[str, str] = {}
+    for name in names or [served.default_layer]:
+        path = _resolve_layer(served, name)
+        if path in layers.values():
+            message = f"layer: '{name}' is the module '{path}', which stands already"
+            raise InvalidParameter(message, field="layer", takes="each layer once", value=name)
+        layers[name] = path
+    return layers
+
+
+def _resolve_layer(served: ServedNetwork, name: str) -> str:
     layers = served.network.layers
-    name = name or served.default_layer
     if name in layers:
-        return name, layers[name]
+        return layers[name]
     if name in {"pre_gap", "last_conv", "last_norm"}:
         takes = f"{', '.join(layers)} or a module path"
         message = f"{served.network.name} has no layer '{name}'"
         raise InvalidParameter(message, field="layer", takes=takes, value=name)
-    return name, name
+    return name
 
 
 def check_top_k(parameters: PredictParameters, served: ServedNetwork) -> None:

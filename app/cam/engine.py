@@ -18,6 +18,8 @@ from app.cam.split import SplitNetwork
 from app.cam.utilities import Utility
 
 _REFERENCE = METHODS["shapley-sampling"]
+# In the low bits: torch's generator on the CPU looks at 32 of them.
+_OTHER_DRAWS = 0x5EED
 
 
 def _go_on() -> None:
@@ -59,7 +61,7 @@ def explain(
     for question in questions:
         for split in splits:
             check_method(split, question.method, question.utility)
-    asked, references = _with_references(questions)
+    asked, references = with_references(questions)
     layers: list[list[Map]] = []
     for split in splits:
         shown, mirrored = views_of(images, smooth)
@@ -94,15 +96,16 @@ def check_method(split: SplitNetwork, method: Method, utility: Utility) -> None:
         raise MethodError(f"'{method.name}' explains the utility pre-softmax only")
 
 
-def _with_references(questions: Sequence[Question]) -> tuple[list[Question], dict[int, int]]:
-    """The questions with one more for each game whose Shapley values are wanted, and where each finds its own."""
+def with_references(questions: Sequence[Question]) -> tuple[list[Question], dict[int, int]]:
+    """Adds a question for each game whose Shapley values are wanted, and says where each question finds its own."""
     asked = list(questions)
     places: dict[Question, int] = {}
     references = {}
     for number, question in enumerate(questions):
         if question.reference:
             # Draws of its own: sampled values held against their own sample would agree by construction.
-            reference = replace(question, method=_REFERENCE, seed=question.seed ^ 2**62, reference=False)
+            seed = question.seed ^ _OTHER_DRAWS
+            reference = replace(question, method=_REFERENCE, seed=seed, reference=False, is_reference=True)
             if reference not in places:
                 places[reference] = len(asked)
                 asked.append(reference)

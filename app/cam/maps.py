@@ -67,6 +67,11 @@ class Map:
     forward_passes: int
 
 
+def view_count(smooth: Smooth) -> int:
+    """How many views of an image the network is shown."""
+    return len(_VIEWS[smooth])
+
+
 def views_of(images: Float[Tensor, "batch 3 height width"], smooth: Smooth) -> tuple[Tensor, tuple[bool, ...]]:
     """All views of a batch, image by image, and which of an image's are mirrored."""
     if smooth == "none":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from app.cam.chunks import chunks, images_at_once
 from app.cam.heatmap import mean_heatmap
-from app.cam.maps import Map, Smooth, Views, find_maps, views_of
+from app.cam.maps import Map, Smooth, Views, find_maps, view_count, views_of
 from app.cam.metrics import Metrics, compute_metrics
 from app.cam.questions import Explanation
 from app.cam.split import SplitNetwork
@@ -34,7 +34,7 @@ def measure(
         pause: called between chunks.
     """
     # Each explanation shows every view of its explanation map, and its anti-explanation map.
-    at_once = max(1, images_at_once(images) // (len(views_of(images[:1], smooth)[1]) + 1))
+    at_once = max(1, images_at_once(images) // (view_count(smooth) + 1))
     return [
         measured
         for chunk in chunks(explanations, at_once)

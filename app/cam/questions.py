@@ -27,6 +27,7 @@ class Question:
         seed: of the random draws for this image; see `image_seed`.
         effort: how hard the methods that sample or integrate try.
         reference: whether the attribution is to be held against sampled Shapley values.
+        is_reference: whether it only serves to hold others against; nothing else is made of its answer.
     """
 
     image: int
@@ -36,6 +37,7 @@ class Question:
     seed: int = 0
     effort: Effort = field(default_factory=Effort)
     reference: bool = False
+    is_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True)

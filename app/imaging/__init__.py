@@ -9,7 +9,7 @@ from app.imaging.errors import (
     TooManyPixels,
     UnsupportedImage,
 )
-from app.imaging.overlay import heatmap_image, overlay, overlays, shrink
+from app.imaging.overlay import heatmap_image, overlay, overlays, shrink, shrunk_size
 from app.imaging.png import encode_png
 from app.imaging.sheet import Cell, contact_sheet, sheet_size
 from app.imaging.view import FITS, Fit, View, denormalise, make_view, normalise, render_view
@@ -42,4 +42,5 @@ __all__ = [
     "render_view",
     "sheet_size",
     "shrink",
+    "shrunk_size",
 ]

@@ -107,11 +107,19 @@ def shrink(image: Image.Image, max_side: int) -> Image.Image:
     Returns:
         The scaled picture, every side at least 1 px; `image` itself where the size is kept.
     """
-    longest = max(image.size)
-    if max_side == 0 or longest <= max_side:
+    size = shrunk_size(image.size, max_side)
+    if size == image.size:
         return image
-    width, height = (max(1, round(side * max_side / longest)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
+
+
+def shrunk_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """The (width, height) in px to which `shrink` brings a picture of this size."""
+    longest = max(size)
+    if max_side == 0 or longest <= max_side:
+        return size
+    width, height = (max(1, round(side * max_side / longest)) for side in size)
+    return width, height
 
 
 def heatmap_image(heatmap: torch.Tensor) -> npt.NDArray[np.uint8]:

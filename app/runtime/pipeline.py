@@ -1,17 +1,19 @@
 """The way of one picture: decode, view, network, explanations."""
 
+import asyncio
 import hashlib
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from app.cam.engine import explain
-from app.cam.questions import Explanation, Question, Target, image_seed
-from app.cam.split import SplitNetwork
+from app.cam.maps import Smooth
+from app.cam.questions import Explanation, Question, image_seed
 from app.imaging import DecodedImage, Fit, View, decode, make_view, normalise, render_view
 from app.runtime.runtime import Runtime
 from app.runtime.served import ServedNetwork
@@ -91,40 +93,55 @@ async def predict(served: ServedNetwork, seen: Seen) -> Answer:
     return Answer(seen, served.network, images, logits, (), done.queue_ms, done.compute_ms)
 
 
-async def explain_layer(
+class Abandoned(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def explain_layers(
     served: ServedNetwork,
     seen: Seen,
-    layer_path: str,
-    targets: list[Target],
-    ask: Callable[[Target, int], Question],
+    layer_paths: Sequence[str],
+    questions: Sequence[Question],
     *,
-    seed: int,
     metrics: bool,
+    smooth: Smooth,
+    limit_s: float,
 ) -> Answer:
-    """Runs the network and explains it at one layer.
+    """Runs the network and explains it at one layer, or at several together.
 
     Args:
         served: the network.
         seen: the picture.
-        layer_path: module path of the target layer.
-        targets: one explanation each.
-        ask: makes the question for a target, given the seed of this image.
-        seed: the caller's seed.
+        layer_paths: module paths of the target layers.
+        questions: about image 0; their seeds are the caller's, and are combined with the picture's digest.
         metrics: whether quality figures are wanted.
+        smooth: over which views attributions are averaged.
+        limit_s: what is estimated to take longer is refused.
 
     Raises:
-        CamError: the layer, the method or a target cannot be used.
+        CamError: a layer, a method or a target cannot be used.
+        InvalidParameter: it would take too long.
     """
+    abandoned = threading.Event()
+
+    def pause() -> None:
+        if abandoned.is_set():
+            raise Abandoned
 
     def work() -> tuple[Tensor, Tensor, tuple[Explanation, ...]]:
         network = served.network
-        split: SplitNetwork = served.split_at(layer_path)
+        splits = [served.split_at(path) for path in layer_paths]
+        asked = [replace(question, seed=image_seed(question.seed, seen.digest)) for question in questions]
+        served.refuse_beyond(limit_s, layer_paths, asked, metrics=metrics, smooth=smooth)
         images = normalise(seen.pixels[None], network.preprocessing, network.device)
-        own_seed = image_seed(seed, seen.digest)
-        questions = [ask(target, own_seed) for target in targets]
-        explained = explain(split, images, questions, metrics=metrics)
+        explained = explain(splits, images, asked, metrics=metrics, smooth=smooth, pause=pause)
         return images, explained.logits[0].double().cpu(), explained.explanations
 
-    done = await served.worker.run(work)
+    try:
+        done = await served.worker.run(work)
+    except asyncio.CancelledError:
+        # The thread cannot be stopped; it looks at this between chunks of long work.
+        abandoned.set()
+        raise
     images, logits, explanations = done.result
     return Answer(seen, served.network, images, logits, explanations, done.queue_ms, done.compute_ms)

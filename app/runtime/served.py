@@ -1,20 +1,23 @@
-"""A loaded network as the service holds it: on its worker, with its splits."""
+"""A loaded network as the service holds it: on its worker, with its splits and what they cost."""
 
-import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from app.cam.engine import explain
+from app.cam.cost import Costs, costliest, estimate_s, measure_costs
+from app.cam.engine import explain, with_references
+from app.cam.maps import Smooth
 from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.split import SplitNetwork
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
+from app.errors import InvalidParameter
 from app.runtime.worker import DeviceWorker
 from service_models import Network
 
-_LOG = logging.getLogger(__name__)
 _OTHER_SPLITS = 16
 
 
@@ -29,8 +32,9 @@ class ServedNetwork:
     def __init__(self, network: Network, worker: DeviceWorker) -> None:
         self.network = network
         self.worker = worker
-        self._named: dict[str, SplitNetwork] = {}
-        self._others: OrderedDict[str, SplitNetwork] = OrderedDict()
+        self._image_s: float | None = None
+        self._named: dict[str, tuple[SplitNetwork, Costs]] = {}
+        self._others: OrderedDict[str, tuple[SplitNetwork, Costs]] = OrderedDict()
 
     @property
     def default_layer(self) -> str:
@@ -40,13 +44,11 @@ class ServedNetwork:
 
     def warm(self) -> None:
         """Splits the network at its named layers and runs each once, as requests will."""
-        height, width = self.network.preprocessing.input_size
-        images = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        images = self._noise()
         for path in self.network.layers.values():
-            split = split_network(self.network.model, path, (height, width))
-            question = Question(0, METHODS["shapleycam"], UTILITIES["rest"])
-            explain(split, images.to(self.network.device), [question])
-            self._named[path] = split
+            split = split_network(self.network.model, path, self.network.preprocessing.input_size)
+            explain(split, images, [Question(0, METHODS["shapleycam"], UTILITIES["rest"])])
+            self._named[path] = (split, self._measure(split, images))
 
     def split_at(self, path: str) -> SplitNetwork:
         """The split at a module path.
@@ -57,10 +59,49 @@ class ServedNetwork:
             LayerError: the module cannot be a target layer.
         """
         if path in self._named:
-            return self._named[path]
+            return self._named[path][0]
         if path not in self._others:
-            self._others[path] = split_network(self.network.model, path, self.network.preprocessing.input_size)
+            split = split_network(self.network.model, path, self.network.preprocessing.input_size)
+            self._others[path] = (split, self._measure(split, self._noise()))
             if len(self._others) > _OTHER_SPLITS:
                 self._others.popitem(last=False)
         self._others.move_to_end(path)
-        return self._others[path]
+        return self._others[path][0]
+
+    def refuse_beyond(
+        self, limit_s: float, paths: Sequence[str], questions: Sequence[Question], *, metrics: bool, smooth: Smooth
+    ) -> None:
+        """Refuses what would take longer than a request may; layers that were never used are not judged.
+
+        Raises:
+            InvalidParameter: with the estimate.
+        """
+        known = [self._named.get(path) or self._others.get(path) for path in paths]
+        found = [pair for pair in known if pair is not None]
+        if len(found) < len(paths):
+            return
+        splits, costs = [split for split, _ in found], [cost for _, cost in found]
+        asked, _ = with_references(questions)
+        seconds = estimate_s(splits, costs, asked, metrics=metrics, smooth=smooth)
+        if seconds <= limit_s:
+            return
+        method = costliest(splits, costs, asked)
+        field = next((name for name in ("permutations", "nodes") if name in method.parameters), "method")
+        raise InvalidParameter(
+            f"'{method.name}' at this layer would take about {seconds:.0f} s for this request, more than "
+            f"the {limit_s:g} s that a request may take",
+            field=field,
+            takes="what fits the time: another method or layer, fewer targets or permutations, or metrics=false",
+            estimate_s=round(seconds, 1),
+            limit_s=limit_s,
+        )
+
+    def _measure(self, split: SplitNetwork, images: Tensor) -> Costs:
+        costs = measure_costs(split, images, self._image_s)
+        self._image_s = costs.image_s
+        return costs
+
+    def _noise(self) -> Tensor:
+        height, width = self.network.preprocessing.input_size
+        noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        return noise.to(self.network.device)

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from app.cam.game import Game
+from app.cam.lift import contributions
 from app.cam.methods.gradient import weigh
 from app.cam.methods.registry import Attribution, Evidence, method
 from app.cam.split import State
@@ -91,6 +92,19 @@ def _logits_without_channels(game: Game, state: State, numbers: list[int]) -> Fl
         return rows * kept[:, :, None, None]
 
     return game.head_logits(state, channels, without_one, numbers)
+
+
+@method(
+    "liftcam",
+    "LIFT-CAM: DeepLIFT contributions of the channels, by the Rescale rule from a zero reference.",
+    "Jung and Oh 2021; Shrikumar et al. 2017",
+    needs=("game",),
+)
+def liftcam(evidence: Evidence) -> Attribution:
+    """Sum over channels of l_i A_i; the contributions l_i sum to U(A) - U(0)."""
+    game = evidence.played
+    weights = contributions(game.split, game.row_states(), game.utility)
+    return weigh(weights, evidence.activations)
 
 
 @method(

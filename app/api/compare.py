@@ -1,0 +1,105 @@
+"""POST /v1/compare: explanations side by side."""
+
+import time
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.asking import ask
+from app.api.body import read_body, validate
+from app.api.context import runtime_of
+from app.api.negotiation import choose
+from app.api.openapi import UPLOAD_STATUSES, documented, upload
+from app.api.replies import Clock, compare_reply, predictions_of
+from app.errors import InvalidParameter
+from app.imaging import Cell, contact_sheet, encode_png, overlays, sheet_size, shrunk_size
+from app.parameters import CompareParameters
+from app.runtime.pipeline import Answer, Seen, see
+from app.schemas import CompareReply
+
+router = APIRouter(tags=["explain"])
+
+_JSON, _PNG = "application/json", "image/png"
+# 64 cells of 512 px and more; a larger one would take seconds to encode.
+_MOST_SHEET_PIXELS = 2**25
+
+
+@router.post(
+    "/v1/compare",
+    summary="Compare explanations",
+    response_model=CompareReply,
+    openapi_extra=upload("Compare", CompareParameters),
+    responses=documented(*UPLOAD_STATUSES, png="The comparison, or with `Accept: image/png` its contact sheet."),
+)
+async def compare(request: Request) -> Response:
+    """Answers with a contact sheet: a row for each target, a column for each method and utility.
+
+    The picture passes through the network once, whatever the number of cells; the masked pictures of the quality
+    figures pass as one batch. Each cell carries its ADCC. With `Accept: image/png` the answer is the sheet itself.
+    """
+    clock = Clock(time.perf_counter())
+    media_type = choose(request.headers, (_JSON, _PNG))
+    body = await read_body(request, CompareParameters)
+    parameters = validate(CompareParameters, body.fields)
+    runtime = runtime_of(request)
+    served = runtime.network(parameters.model)
+    asked = ask(parameters, parameters.method, parameters.utility, served, runtime.settings)
+    headers = [f"{method}\n{utility}" for method in parameters.method for utility in parameters.utility]
+
+    async with runtime.admitted():
+        seen = await see(runtime, served.network, body.image, parameters.fit)
+        title = f"{served.network.name} · {', '.join(asked.layers)}"
+        size = _check_size(seen, parameters, len(asked.questions) // len(headers), headers, title)
+        answer = await asked.explain(served, seen)
+
+        def render() -> Response:
+            sheet = _draw(answer, parameters, headers, title)
+            if media_type == _PNG:
+                return Response(sheet, media_type=_PNG)
+            reply = compare_reply(answer, parameters, asked.layers, sheet, size, clock)
+            return Response(reply.model_dump_json(), media_type=_JSON)
+
+        return await runtime.offload(render)
+
+
+def _check_size(
+    seen: Seen, parameters: CompareParameters, rows: int, headers: list[str], title: str
+) -> tuple[int, int]:
+    """The sheet's size in px; refuses one that is too large."""
+    picture = seen.picture
+    cell = shrunk_size((picture.width, picture.height), parameters.max_side)
+    width, height = sheet_size(cell, rows, headers, title=title)
+    if width * height > _MOST_SHEET_PIXELS:
+        message = f"the sheet would have {width} x {height} px"
+        takes = f"a smaller side of the pictures: a sheet has at most {_MOST_SHEET_PIXELS} px"
+        raise InvalidParameter(message, field="max_side", takes=takes, value=parameters.max_side)
+    return width, height
+
+
+def _draw(answer: Answer, parameters: CompareParameters, headers: list[str], title: str) -> bytes:
+    """The contact sheet as a PNG file."""
+    pictures = overlays(
+        answer.seen.picture.pixels,
+        [explanation.heatmap for explanation in answer.explanations],
+        answer.seen.view,
+        colormap=parameters.colormap,
+        alpha=parameters.alpha,
+        max_side=parameters.max_side,
+    )
+    cells = [
+        Cell(picture, _note(explanation.metrics))
+        for picture, explanation in zip(pictures, answer.explanations, strict=True)
+    ]
+    columns = len(headers)
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    labels = [
+        f"{target.label}\n{target.probability:.3g}\nclass {target.index}"
+        for target in predictions_of(answer)[::columns]
+    ]
+    return encode_png(contact_sheet(rows, headers, labels, title=title))
+
+
+def _note(metrics: dict[str, float] | None) -> str:
+    if metrics is None:
+        return ""
+    adcc = metrics["adcc"]
+    return f"ADCC {adcc:.1f}" if adcc == adcc else "ADCC undefined"

@@ -1,0 +1,154 @@
+"""What explanations will take, before they are begun."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from app.cam.chunks import images_at_once, rows_at_once
+from app.cam.maps import Smooth, view_count
+from app.cam.methods import Method
+from app.cam.questions import Question
+from app.cam.sampling import MOST_ENUMERATED
+from app.cam.split import SplitNetwork
+from app.cam.utilities import UTILITIES
+
+# Derivatives take about two further passes through the head.
+_WITH_DERIVATIVES = 3
+_COALITIONS_TRIED = 768
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a split network's parts take on its device, in seconds.
+
+    Attributes:
+        image_s: the whole network on one image of a full batch.
+        head_row_s: the head alone on one row of a chunk.
+        coalition_s: a coalition whose logits are a sum over players, and its utility.
+    """
+
+    image_s: float
+    head_row_s: float
+    coalition_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much a method does for one image and target, besides the one pass that everything needs.
+
+    Attributes:
+        images: masked images through the whole network.
+        head_rows: rows through the head alone.
+        coalitions: coalitions whose logits are a sum over players.
+    """
+
+    images: int = 0
+    head_rows: int = 0
+    coalitions: int = 0
+
+    def seconds(self, costs: Costs) -> float:
+        """Its time at these costs."""
+        return self.images * costs.image_s + self.head_rows * costs.head_row_s + self.coalitions * costs.coalition_s
+
+
+def work_of(split: SplitNetwork, question: Question) -> Work:
+    """What one question takes at a layer."""
+    players, channels = split.grid.height * split.grid.width, split.grid.channels
+    is_closed = split.classifier is not None
+    match question.method.name:
+        case "scorecam":
+            return Work(images=channels)
+        case "ablationcam":
+            return Work(head_rows=3 if split.channelwise else channels)
+        case "aumann-shapley":
+            return Work(head_rows=0 if is_closed else _WITH_DERIVATIVES * question.effort.nodes)
+        case "shapley-sampling":
+            count = question.effort.permutations * (players - 1) if players > MOST_ENUMERATED else 2**players
+            if not split.additive:
+                return Work(head_rows=count)
+            return Work(head_rows=0 if is_closed else players, coalitions=count)
+        case _:
+            return Work(head_rows=0 if is_closed else _WITH_DERIVATIVES)
+
+
+def estimate_s(
+    splits: Sequence[SplitNetwork],
+    costs: Sequence[Costs],
+    questions: Sequence[Question],
+    *,
+    metrics: bool,
+    smooth: Smooth,
+) -> float:
+    """Estimates the time of `engine.explain`.
+
+    Questions about one image share what a method finds out about it; on explanation maps, of which each question has
+    its own, nothing is shared.
+
+    Args:
+        splits: the layers.
+        costs: of each.
+        questions: including the references that `explain` adds; see `with_references`.
+        metrics: whether quality figures are wanted (not those of references).
+        smooth: the views.
+
+    Returns:
+        Seconds on an idle device.
+    """
+    views = view_count(smooth)
+    total = 0.0
+    for split, cost in zip(splits, costs, strict=True):
+        shared = {(q.image, q.method.name, q.effort): work_of(split, q).seconds(cost) for q in questions}
+        total += views * (len({q.image for q in questions}) * cost.image_s + sum(shared.values()))
+        if metrics:
+            again = sum(work_of(split, q).seconds(cost) for q in questions if not q.is_reference)
+            total += views * again + (views + 1) * cost.image_s * len(questions)
+    return total
+
+
+def costliest(splits: Sequence[SplitNetwork], costs: Sequence[Costs], questions: Sequence[Question]) -> Method:
+    """The method that takes most of the time."""
+    return max(
+        questions, key=lambda q: sum(work_of(s, q).seconds(c) for s, c in zip(splits, costs, strict=True))
+    ).method
+
+
+def measure_costs(
+    split: SplitNetwork, images: Float[Tensor, "one 3 height width"], image_s: float | None = None
+) -> Costs:
+    """Measures what the parts of a split network take on its device.
+
+    Args:
+        split: the network, run before.
+        images: one image on its device.
+        image_s: what the whole network takes, where it is known from another layer.
+    """
+    device = images.device
+    batch = images.repeat(images_at_once(images), 1, 1, 1)
+    with torch.no_grad():
+        if image_s is None:
+            image_s = _seconds(lambda: split.head(split.trunk(batch)), device, repeats=1) / len(batch)
+        state = split.trunk(images)
+        rows = state.take(torch.zeros(min(8, rows_at_once(state.activations)), dtype=torch.int64, device=device))
+        head_row_s = _seconds(lambda: split.head(rows), device) / len(rows)
+        terms = split.head(state).expand(split.grid.height * split.grid.width, -1)
+        masks = torch.ones(_COALITIONS_TRIED, len(terms), device=device, dtype=terms.dtype)
+        targets = torch.zeros(len(masks), dtype=torch.int64, device=device)
+        utility = UTILITIES["rest"]
+        coalition_s = _seconds(lambda: utility.of(masks @ terms, targets), device) / len(masks)
+    return Costs(image_s, head_row_s, coalition_s)
+
+
+def _seconds(work: Callable[[], Tensor], device: torch.device, repeats: int = 2) -> float:
+    """The best time of some."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times)
