@@ -1,5 +1,6 @@
 """How near an attribution is to the Shapley values it stands for."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,8 +61,9 @@ def _ranks(values: Float[Tensor, " player"]) -> Float[Tensor, " player"]:
 
 
 def _cosine(one: Float[Tensor, " player"], other: Float[Tensor, " player"]) -> float:
-    return max(-1.0, min(1.0, _ratio((one @ other).item(), (one.norm() * other.norm()).item())))
+    cosine = _ratio((one @ other).item(), (one.norm() * other.norm()).item())
+    return math.copysign(min(abs(cosine), 1.0), cosine) if math.isfinite(cosine) else math.nan
 
 
 def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else torch.nan
+    return part / whole if whole > 0 else math.nan

@@ -145,6 +145,40 @@ def test_metrics_equal_those_of_separate_passes(
         assert value == pytest.approx(getattr(expected, name).item(), abs=0.1), name
 
 
+def test_all_methods_about_one_class_share_its_derivatives(
+    split: SplitNetwork, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    head = split.head
+    monkeypatch.setattr(split, "head", lambda state, *mode: (rows.append(len(state)), head(state, *mode))[1])
+    names = [name for name, method in METHODS.items() if method.needs and method.needs <= {"gradients", "hvp"}]
+    questions = [Question(0, METHODS[name], REST, target) for target in (1, 2, 3) for name in names]
+    explain(split, images[:1], questions, metrics=False)
+    # A row a class for the derivatives, and one for the empty coalition: not one a question.
+    assert len(questions) == 27
+    assert sum(rows) <= 6
+
+
+@pytest.mark.parametrize("name", ["scorecam", "ablationcam", "shapley-sampling", "aumann-shapley", "gradcam"])
+def test_work_can_be_abandoned(split: SplitNetwork, images: Tensor, name: str) -> None:
+    calls = 0
+
+    class Abandoned(Exception):
+        pass
+
+    def pause() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Abandoned
+
+    question = Question(0, METHODS[name], REST, effort=Effort(permutations=2048))
+    with pytest.raises(Abandoned):
+        explain(split, images.repeat(9, 1, 1, 1), [replace(question, image=n) for n in range(36)], pause=pause)
+    (found,) = explain(split, images[:1], [Question(0, METHODS["gradcam"], REST)]).explanations
+    assert found.metrics is not None
+
+
 def test_targets_mean_what_they_say(split: SplitNetwork, images: Tensor) -> None:
     targets = ("predicted", "least-likely", 7)
     questions = [Question(n, METHODS["gradcam"], REST, t) for n in range(4) for t in targets]

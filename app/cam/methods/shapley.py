@@ -81,7 +81,10 @@ def _weighted_gradients(
     rows = states.take(torch.tensor(numbers, device=device))
     targets = torch.tensor([game.rows[number].target_class for number in numbers], device=device)
     utility = partial(values_of_rows, targets=targets, utilities=[game.rows[number].utility for number in numbers])
-    scale, weight = (torch.tensor(factors).to(rows.activations)[:, None, None, None] for factors in (scales, weights))
+    scale, weight = (
+        torch.tensor(factors, device=device, dtype=rows.activations.dtype)[:, None, None, None]
+        for factors in (scales, weights)
+    )
     found = differentiate(game.split, rows.with_activations(rows.activations * scale), utility, second_order=False)
     return found.gradients * weight
 
