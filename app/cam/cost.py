@@ -12,12 +12,9 @@ from app.cam.chunks import images_at_once, rows_at_once
 from app.cam.maps import Smooth, view_count
 from app.cam.methods import Method
 from app.cam.questions import Question
-from app.cam.sampling import MOST_ENUMERATED
 from app.cam.split import SplitNetwork
 from app.cam.utilities import UTILITIES
 
-# Derivatives take about two further passes through the head.
-_WITH_DERIVATIVES = 3
 _COALITIONS_TRIED = 768
 
 
@@ -35,44 +32,10 @@ class Costs:
     head_row_s: float
     coalition_s: float
 
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """How much a method does for one image and target, besides the one pass that everything needs.
-
-    Attributes:
-        images: masked images through the whole network.
-        head_rows: rows through the head alone.
-        coalitions: coalitions whose logits are a sum over players.
-    """
-
-    images: int = 0
-    head_rows: int = 0
-    coalitions: int = 0
-
-    def seconds(self, costs: Costs) -> float:
-        """Its time at these costs."""
-        return self.images * costs.image_s + self.head_rows * costs.head_row_s + self.coalitions * costs.coalition_s
-
-
-def work_of(split: SplitNetwork, question: Question) -> Work:
-    """What one question takes at a layer."""
-    players, channels = split.grid.height * split.grid.width, split.grid.channels
-    is_closed = split.classifier is not None
-    match question.method.name:
-        case "scorecam":
-            return Work(images=channels)
-        case "ablationcam":
-            return Work(head_rows=3 if split.channelwise else channels)
-        case "aumann-shapley":
-            return Work(head_rows=0 if is_closed else _WITH_DERIVATIVES * question.effort.nodes)
-        case "shapley-sampling":
-            count = question.effort.permutations * (players - 1) if players > MOST_ENUMERATED else 2**players
-            if not split.additive:
-                return Work(head_rows=count)
-            return Work(head_rows=0 if is_closed else players, coalitions=count)
-        case _:
-            return Work(head_rows=0 if is_closed else _WITH_DERIVATIVES)
+    def of(self, split: SplitNetwork, question: Question) -> float:
+        """What a question's method takes at a layer, besides the pass that everything needs."""
+        work = question.method.work(split, question.effort)
+        return work.images * self.image_s + work.head_rows * self.head_row_s + work.coalitions * self.coalition_s
 
 
 def estimate_s(
@@ -101,19 +64,17 @@ def estimate_s(
     views = view_count(smooth)
     total = 0.0
     for split, cost in zip(splits, costs, strict=True):
-        shared = {(q.image, q.method.name, q.effort): work_of(split, q).seconds(cost) for q in questions}
+        shared = {(q.image, q.method.name, q.effort): cost.of(split, q) for q in questions}
         total += views * (len({q.image for q in questions}) * cost.image_s + sum(shared.values()))
         if metrics:
-            again = sum(work_of(split, q).seconds(cost) for q in questions if not q.is_reference)
+            again = sum(cost.of(split, q) for q in questions if not q.is_reference)
             total += views * again + (views + 1) * cost.image_s * len(questions)
     return total
 
 
 def costliest(splits: Sequence[SplitNetwork], costs: Sequence[Costs], questions: Sequence[Question]) -> Method:
     """The method that takes most of the time."""
-    return max(
-        questions, key=lambda q: sum(work_of(s, q).seconds(c) for s, c in zip(splits, costs, strict=True))
-    ).method
+    return max(questions, key=lambda q: sum(c.of(s, q) for s, c in zip(splits, costs, strict=True))).method
 
 
 def measure_costs(

@@ -72,8 +72,14 @@ def explain(
         # Every further layer explains the classes that the first one found.
         asked = [replace(q, target=m.target_class) for q, m in zip(asked, layers[-1], strict=True)]
     maps_of = list(zip(*layers, strict=True))
+    words_of = list(zip(*map(_shapes_of_evidence, layers), strict=True))
     explanations = [
-        _explanation(splits, question, maps_of[number], maps_of[references[number]] if question.reference else ())
+        _explanation(
+            question,
+            maps_of[number],
+            maps_of[references[number]] if question.reference else (),
+            _warnings(splits, maps_of[number], words_of[number]),
+        )
         for number, question in enumerate(questions)
     ]
     logits = {question.image: maps[0].logits for question, maps in zip(questions, maps_of, strict=False)}
@@ -125,10 +131,10 @@ def _settle_targets(
 
 
 def _explanation(
-    splits: tuple[SplitNetwork, ...], question: Question, maps: tuple[Map, ...], reference: tuple[Map, ...]
+    question: Question, maps: tuple[Map, ...], reference: tuple[Map, ...], warnings: list[str]
 ) -> Explanation:
     norms = [found.hvp_norm for found in maps if found.hvp_norm is not None]
-    fidelity, warnings = _fidelity(maps[0], reference[0]) if reference else (None, ())
+    fidelity, undefined = _fidelity(maps[0], reference[0]) if reference else (None, ())
     return Explanation(
         question=question,
         target_class=maps[0].target_class,
@@ -139,7 +145,7 @@ def _explanation(
         metrics=None,
         fidelity=fidelity,
         forward_passes=sum(found.forward_passes for found in maps),
-        warnings=(*_warnings(splits, maps), *warnings),
+        warnings=(*warnings, *undefined),
     )
 
 
@@ -153,21 +159,35 @@ def _fidelity(found: Map, reference: Map) -> tuple[Fidelity, tuple[str, ...]]:
     return fidelity, (f"undefined against the Shapley values, since one side is constant: {', '.join(undefined)}",)
 
 
-def _warnings(splits: tuple[SplitNetwork, ...], maps: tuple[Map, ...]) -> list[str]:
+def _shapes_of_evidence(maps: Sequence[Map]) -> list[str]:
+    """What is wrong with each attribution of a layer, in words, if anything; one look at the device for all."""
+    attributions = torch.stack([found.layer.attribution for found in maps])
+    finite = attributions.isfinite().all(dim=2).all(dim=1).tolist()
+    positive = (attributions > 0).any(dim=2).any(dim=1).tolist()
+    constant = is_constant(attributions).tolist()
+    words = []
+    for row in range(len(maps)):
+        if not finite[row]:
+            words.append("the attribution{} overflowed; entries that are not finite are null")
+        elif not positive[row]:
+            words.append("no position speaks for this class{}: the heatmap is all zeros")
+        elif constant[row]:
+            words.append("the attribution{} is the same everywhere: the heatmap is all zeros")
+        else:
+            words.append("")
+    return words
+
+
+def _warnings(splits: tuple[SplitNetwork, ...], maps: tuple[Map, ...], words: tuple[str, ...]) -> list[str]:
     warnings = []
-    for split, found in zip(splits, maps, strict=True):
+    for split, found, word in zip(splits, maps, words, strict=True):
         where = f" at '{split.layer}'" if len(splits) > 1 else ""
-        attribution = found.layer.attribution
         if split.calls > 1:
             warnings.append(
                 f"the module '{split.layer}' runs {split.calls} times in a forward pass; its last output is explained"
             )
-        if not attribution.isfinite().all():
-            warnings.append(f"the attribution{where} overflowed; entries that are not finite are null")
-        elif not (attribution > 0).any():
-            warnings.append(f"no position speaks for this class{where}: the heatmap is all zeros")
-        elif is_constant(attribution[None]).item():
-            warnings.append(f"the attribution{where} is the same everywhere: the heatmap is all zeros")
+        if word:
+            warnings.append(word.format(where))
         if found.hvp_norm == 0:
             warnings.append(
                 f"the Hessian-vector product{where} is exactly zero here: the method reduces to its first-order "

@@ -29,6 +29,21 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """How much a method does for one image and target, besides the one pass that everything needs.
+
+    Attributes:
+        images: masked images through the whole network.
+        head_rows: rows through the head alone; one with its derivatives counts as three.
+        coalitions: coalitions whose logits are a sum over players.
+    """
+
+    images: int = 0
+    head_rows: int = 0
+    coalitions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of a game.
 

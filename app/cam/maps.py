@@ -126,10 +126,11 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Attributed:
-    """Attributions of rows, a row being a view of a question."""
+    """Attributions of rows, a row being a view of a question; standard errors of those that were sampled."""
 
     attributions: Float[Tensor, "row grid_height grid_width"]
     standard_errors: Float[Tensor, "row grid_height grid_width"]
+    sampled: set[int]
     extra_passes: list[int]
 
 
@@ -162,7 +163,7 @@ def _find_some(
                 logits=found.logits[line],
                 utility_value=values[line],
                 hvp_norm=norms[line] if norms is not None and "hvp" in question.method.needs else None,
-                layer=_mean_layer(attributed, available[part], part, views.mirrored, question),
+                layer=_mean_layer(attributed, available[part], part, views.mirrored),
                 heatmap=_mean_heatmap(heatmaps[part], views.mirrored),
                 forward_passes=sum(attributed.extra_passes[part]) + count * (2 if split.whole_head else 1),
             )
@@ -241,6 +242,7 @@ class _Rows:
         shape = (len(self.questions), *state.activations.shape[2:])
         attributions = state.activations.new_empty(shape)
         standard_errors = state.activations.new_zeros(shape)
+        sampled: set[int] = set()
         extra_passes = [0] * len(self.questions)
         for method in {question.method.name: question.method for question in self.questions}.values():
             chosen = [row for row, question in enumerate(self.questions) if question.method.name == method.name]
@@ -249,12 +251,13 @@ class _Rows:
             rows = torch.tensor(chosen, device=attributions.device)
             if isinstance(result, Estimate):
                 attributions[rows], standard_errors[rows] = result.attribution, result.standard_error
+                sampled.update(chosen)
             else:
                 attributions[rows] = result
             if evidence.game is not None:
                 for row, passes in zip(chosen, evidence.game.extra_passes, strict=True):
                     extra_passes[row] = passes
-        return _Attributed(attributions, standard_errors, extra_passes)
+        return _Attributed(attributions, standard_errors, sampled, extra_passes)
 
     def _evidence(
         self, state: State, found: _Found, chosen: list[int], needs: frozenset[Need], pause: Callable[[], None]
@@ -322,16 +325,12 @@ class _Rows:
 
 
 def _mean_layer(
-    attributed: _Attributed,
-    available: list[float | None],
-    part: slice,
-    mirrored: tuple[bool, ...],
-    question: Question,
+    attributed: _Attributed, available: list[float | None], part: slice, mirrored: tuple[bool, ...]
 ) -> LayerAttribution:
     attribution = _unmirror(attributed.attributions[part], mirrored).mean(dim=0)
     known = [value for value in available if value is not None]
     errors = None
-    if question.method.name == "shapley-sampling":
+    if part.start in attributed.sampled:
         errors = _unmirror(attributed.standard_errors[part], mirrored).norm(dim=0) / len(mirrored)
     return LayerAttribution(attribution, errors, sum(known) / len(known) if known else None)
 

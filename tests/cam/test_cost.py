@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.cam.cost import Costs, Work, costliest, estimate_s, measure_costs, work_of
+from app.cam.cost import Costs, costliest, estimate_s, measure_costs
 from app.cam.engine import explain, with_references
-from app.cam.game import Effort
+from app.cam.game import Effort, Work
 from app.cam.maps import Smooth
 from app.cam.methods import METHODS
 from app.cam.questions import Question
@@ -92,7 +92,7 @@ def test_references_and_layers_and_targets_are_counted() -> None:
 
 def test_few_players_cost_all_their_coalitions() -> None:
     split, _ = split_tiny(curved_head(9))
-    assert work_of(split, question("shapley-sampling")) == Work(head_rows=2**9)
+    assert METHODS["shapley-sampling"].work(split, Effort()) == Work(head_rows=2**9)
 
 
 def test_costs_are_measured() -> None:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from app.cam.game import Game
+from app.cam.game import Game, Work
 from app.cam.lift import contributions
 from app.cam.methods.gradient import weigh
 from app.cam.methods.registry import Attribution, Evidence, method
@@ -20,6 +20,7 @@ _EPSILON = 1e-7
     "Score-CAM: each channel weighs as much as the image seen through it scores; one forward pass a channel.",
     "Wang et al. 2020, Eq. 6",
     needs=("game",),
+    work=lambda split, _: Work(images=split.grid.channels),
 )
 def scorecam(evidence: Evidence) -> Attribution:
     """Sum over channels of s_i A_i, s = softmax over channels of U(x * M_i).
@@ -60,6 +61,7 @@ def _scores_of_channels(game: Game, state: State, numbers: list[int]) -> Float[T
     "Ablation-CAM: each channel weighs as much as the utility falls without it.",
     "Desai and Ramaswamy 2020, without the division by U, which flips signs where U < 0",
     needs=("game",),
+    work=lambda split, _: Work(head_rows=3 if split.channelwise else split.grid.channels),
 )
 def ablationcam(evidence: Evidence) -> Attribution:
     """Sum over channels of (U(A) - U(A with A_i set to zero)) A_i."""

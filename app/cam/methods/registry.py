@@ -7,7 +7,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from app.cam.game import Game
+from app.cam.game import Effort, Game, Work
+from app.cam.split import SplitNetwork
 
 Maps = Float[Tensor, "row channel height width"]
 ChannelWeights = Float[Tensor, "row channel"]
@@ -81,6 +82,7 @@ class Method:
         efficient: where the attribution is in units of U, so that its sum estimates U(A) - U(0): "always",
             only where the head "pools" globally, or "never".
         parameters: request fields that it takes besides the common ones.
+        work: what it does at a layer with some effort, for estimates.
     """
 
     name: str
@@ -90,11 +92,17 @@ class Method:
     needs: frozenset[Need]
     efficient: Literal["always", "pools", "never"]
     parameters: tuple[str, ...]
+    work: Callable[[SplitNetwork, Effort], Work]
 
 
 METHODS: dict[str, Method] = {}
 
 _Function = Callable[[Evidence], Attribution | Estimate]
+
+
+def _derivatives(split: SplitNetwork, _effort: Effort) -> Work:
+    """Once through the head and back; nothing where derivatives have a closed form."""
+    return Work(head_rows=3 if split.classifier is None else 0)
 
 
 def method(
@@ -105,11 +113,12 @@ def method(
     needs: tuple[Need, ...] = ("gradients",),
     efficient: Literal["always", "pools", "never"] = "never",
     parameters: tuple[str, ...] = (),
+    work: Callable[[SplitNetwork, Effort], Work] = _derivatives,
 ) -> Callable[[_Function], _Function]:
     """Registers the function below as a method."""
 
     def register(attribute: _Function) -> _Function:
-        METHODS[name] = Method(name, description, source, attribute, frozenset(needs), efficient, parameters)
+        METHODS[name] = Method(name, description, source, attribute, frozenset(needs), efficient, parameters, work)
         return attribute
 
     return register

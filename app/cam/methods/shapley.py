@@ -8,11 +8,19 @@ import torch
 from app.cam.chunks import chunks, rows_at_once
 from app.cam.coalitions import Coalitions
 from app.cam.derivatives import differentiate
-from app.cam.game import Game
+from app.cam.game import Effort, Game, Work
 from app.cam.methods.registry import Attribution, Estimate, Evidence, Maps, method
 from app.cam.sampling import MOST_ENUMERATED, enumerate_values, sample_values
-from app.cam.split import State
+from app.cam.split import SplitNetwork, State
 from app.cam.utilities import values_of_rows
+
+
+def _work_of_sampling(split: SplitNetwork, effort: Effort) -> Work:
+    players = split.grid.height * split.grid.width
+    count = effort.permutations * (players - 1) if players > MOST_ENUMERATED else 2**players
+    if not split.additive:
+        return Work(head_rows=count)
+    return Work(head_rows=0 if split.classifier is not None else players, coalitions=count)
 
 
 @method(
@@ -23,6 +31,7 @@ from app.cam.utilities import values_of_rows
     needs=("game",),
     efficient="always",
     parameters=("permutations", "tolerance", "seed"),
+    work=_work_of_sampling,
 )
 def shapley_sampling(evidence: Evidence) -> Estimate:
     """Mean over permutations of each player's marginal contribution when it joins (Cai 2025, Eq. 8)."""
@@ -45,6 +54,7 @@ def shapley_sampling(evidence: Evidence) -> Estimate:
     needs=("game",),
     efficient="always",
     parameters=("nodes",),
+    work=lambda split, effort: Work(head_rows=0 if split.classifier is not None else 3 * effort.nodes),
 )
 def aumann_shapley(evidence: Evidence) -> Attribution:
     """Sum over channels of A_i times the integral over t in [0, 1] of dU/dA_i at t A, by Gauss-Legendre quadrature."""
