@@ -35,7 +35,9 @@ def _zero_or_from_16(value: int) -> int:
 
 
 def _as_list(value: object) -> object:
-    """A list field may stand once; in one string its values are separated by commas."""
+    """A list field may stand once; in one string its values are separated by commas. A null stays one."""
+    if value is None:
+        return None
     items: list[object] = value if isinstance(value, list) else [value]
     if sum(item.count(",") + 1 for item in items if isinstance(item, str)) > _MOST_LISTED:
         raise ValueError(f"more than {_MOST_LISTED} values")
@@ -111,7 +113,8 @@ class ExplanationParameters(PredictParameters):
     )
     metrics: bool = Field(
         True,
-        description="Whether the six quality figures are computed; they take two more passes.",
+        description="Whether the six quality figures are computed; they take two more passes, and what the method "
+        "itself takes once more.",
         json_schema_extra=_takes("true or false"),
     )
     colormap: Annotated[str, _one_of(colormap_names())] = Field(
@@ -202,7 +205,9 @@ class CompareParameters(ExplanationParameters):
     """What `/v1/compare` takes besides the image."""
 
     method: Annotated[
-        list[Annotated[str, _one_of(METHODS)]], BeforeValidator(_as_list), AfterValidator(_no_doubles)
+        list[Annotated[str, _one_of(METHODS), Field(json_schema_extra={"enum": list(METHODS)})]],
+        BeforeValidator(_as_list),
+        AfterValidator(_no_doubles),
     ] = Field(
         default=["shapleycam"],
         min_length=1,
@@ -210,7 +215,9 @@ class CompareParameters(ExplanationParameters):
         json_schema_extra=_takes(f"any of {', '.join(METHODS)}, each once"),
     )
     utility: Annotated[
-        list[Annotated[str, _one_of(UTILITIES)]], BeforeValidator(_as_list), AfterValidator(_no_doubles)
+        list[Annotated[str, _one_of(UTILITIES), Field(json_schema_extra={"enum": list(UTILITIES)})]],
+        BeforeValidator(_as_list),
+        AfterValidator(_no_doubles),
     ] = Field(
         default=["rest"],
         min_length=1,

@@ -1,7 +1,10 @@
 """POST /v1/compare: explanations side by side."""
 
 import time
+from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import APIRouter, Request, Response
 
 from app.api.asking import ask
@@ -48,23 +51,21 @@ async def compare(request: Request) -> Response:
     async with runtime.admitted():
         seen = await see(runtime, served.network, body.image, parameters.fit)
         title = f"{served.network.name} · {', '.join(asked.layers)}"
-        size = _check_size(seen, parameters, len(asked.questions) // len(headers), headers, title)
+        _check_size(seen, parameters, len(asked.questions) // len(headers), headers, title)
         answer = await asked.explain(served, seen)
+        draw = partial(_draw, answer, parameters, headers, title)
 
         def render() -> Response:
-            sheet = _draw(answer, parameters, headers, title)
             if media_type == _PNG:
-                return Response(sheet, media_type=_PNG)
-            reply = compare_reply(answer, parameters, asked.layers, sheet, size, clock)
+                return Response(encode_png(draw()), media_type=_PNG)
+            reply = compare_reply(answer, parameters, asked.layers, draw, clock)
             return Response(reply.model_dump_json(), media_type=_JSON)
 
         return await runtime.offload(render)
 
 
-def _check_size(
-    seen: Seen, parameters: CompareParameters, rows: int, headers: list[str], title: str
-) -> tuple[int, int]:
-    """The sheet's size in px; refuses one that is too large."""
+def _check_size(seen: Seen, parameters: CompareParameters, rows: int, headers: list[str], title: str) -> None:
+    """Refuses a sheet that is too large."""
     picture = seen.picture
     cell = shrunk_size((picture.width, picture.height), parameters.max_side)
     width, height = sheet_size(cell, rows, headers, title=title)
@@ -72,11 +73,10 @@ def _check_size(
         message = f"the sheet would have {width} x {height} px"
         takes = f"a smaller side of the pictures: a sheet has at most {_MOST_SHEET_PIXELS} px"
         raise InvalidParameter(message, field="max_side", takes=takes, value=parameters.max_side)
-    return width, height
 
 
-def _draw(answer: Answer, parameters: CompareParameters, headers: list[str], title: str) -> bytes:
-    """The contact sheet as a PNG file."""
+def _draw(answer: Answer, parameters: CompareParameters, headers: list[str], title: str) -> npt.NDArray[np.uint8]:
+    """The contact sheet, HWC uint8."""
     pictures = overlays(
         answer.seen.picture.pixels,
         [explanation.heatmap for explanation in answer.explanations],
@@ -95,7 +95,7 @@ def _draw(answer: Answer, parameters: CompareParameters, headers: list[str], tit
         f"{target.label}\n{target.probability:.3g}\nclass {target.index}"
         for target in predictions_of(answer)[::columns]
     ]
-    return encode_png(contact_sheet(rows, headers, labels, title=title))
+    return contact_sheet(rows, headers, labels, title=title)
 
 
 def _note(metrics: dict[str, float] | None) -> str:

@@ -41,6 +41,8 @@ _HEADER_BYTES = 4096
 # A prediction is never shorter than 50 bytes of JSON.
 _HEADER_PREDICTIONS = _HEADER_BYTES // 50
 _HEADER_LABEL = 100
+# Positions whose standard errors fit beside all that is never left out.
+_HEADER_ERRORS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,11 @@ def explain_reply(answer: Answer, parameters: ExplainParameters, layers: Layers,
 
 
 def compare_reply(
-    answer: Answer, parameters: CompareParameters, layers: Layers, sheet: bytes, size: tuple[int, int], clock: Clock
+    answer: Answer,
+    parameters: CompareParameters,
+    layers: Layers,
+    draw_sheet: Callable[[], npt.NDArray[np.uint8]],
+    clock: Clock,
 ) -> CompareReply:
     """The reply of `/v1/compare`.
 
@@ -109,11 +115,11 @@ def compare_reply(
         answer: of the pipeline.
         parameters: of the request.
         layers: names and module paths.
-        sheet: the contact sheet as a PNG file.
-        size: its (width, height) in px.
+        draw_sheet: makes the contact sheet.
         clock: when the request began.
     """
     render_started = time.perf_counter()
+    sheet = png_of(draw_sheet())
     scores = _Scores(answer)
     explanations = [
         _explanation(explanation, scores, None, metrics=parameters.metrics) for explanation in answer.explanations
@@ -130,7 +136,7 @@ def compare_reply(
         view=_view(answer),
         predictions=scores.best(parameters.top_k),
         explanations=explanations,
-        sheet=Png(width=size[0], height=size[1], b64=base64.b64encode(sheet).decode()),
+        sheet=sheet,
         timing_ms=clock.timing(answer, render_started),
     )
 
@@ -144,8 +150,8 @@ def predictions_of(answer: Answer) -> list[Prediction]:
 def header_of(reply: ExplainReply) -> str:
     """The reply for the first target as compact ASCII JSON, at most 4 KiB, without values and pictures.
 
-    Where it would be longer, predictions are left out from the end, then warnings; then the standard errors, and
-    the label is cut.
+    Standard errors travel for at most 100 positions in all. Where it would be longer, predictions are left out from
+    the end, then warnings, and then the label is cut.
     """
     first = reply.model_copy(
         update={"predictions": reply.predictions[:_HEADER_PREDICTIONS], "explanations": reply.explanations[:1]}
@@ -153,9 +159,11 @@ def header_of(reply: ExplainReply) -> str:
     short = first.model_dump(mode="json")
     explanation = short["explanations"][0]
     attributions = explanation["attribution"] or []
-    for attribution in attributions if isinstance(attributions, list) else [attributions]:
+    attributions = attributions if isinstance(attributions, list) else [attributions]
+    positions = sum(math.prod(attribution["shape"]) for attribution in attributions)
+    for attribution in attributions:
         del attribution["values"]
-        if attribution["standard_error"] is not None and attribution["shape"][0] * attribution["shape"][1] > 49:
+        if positions > _HEADER_ERRORS:
             attribution["standard_error"] = None
     for name in ("heatmap", "overlay", "explanation_map", "anti_explanation_map"):
         if explanation.get(name) is not None:

@@ -1,7 +1,7 @@
 """What the head is made of, found out by experiment: it decides which closed forms hold."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -36,10 +36,26 @@ class _LastLinear(TorchFunctionMode):
         return output
 
 
-def last_features(
-    split: SplitNetwork, state: State
-) -> tuple[Float[Tensor, "row feature"], Float[Tensor, "class feature"]] | None:
-    """The input of the linear layer that makes the logits, and its weights; None where the head ends otherwise."""
+class LastLayer(NamedTuple):
+    """The linear layer that makes the logits, at work.
+
+    Attributes:
+        features: its input.
+        weights: V.
+        logits: what it makes of them.
+    """
+
+    features: Float[Tensor, "row feature"]
+    weights: Float[Tensor, "class feature"]
+    logits: Float[Tensor, "row class"]
+
+
+def last_layer(split: SplitNetwork, state: State) -> LastLayer | None:
+    """Runs the head and looks at its last layer; None where that is not linear."""
+    if split.classifier is not None:
+        means = state.activations.mean(dim=(2, 3))
+        with torch.no_grad():
+            return LastLayer(means, split.classifier.weight, split.classifier(means))
     mode = _LastLinear()
     with torch.no_grad():
         logits = split.head(state, mode)
@@ -47,7 +63,7 @@ def last_features(
         return None
     features, weights, output = mode.found
     is_last = features.dim() == 2 and output.shape == logits.shape and torch.equal(output, logits)
-    return (features, weights) if is_last else None
+    return LastLayer(features, weights, logits) if is_last else None
 
 
 def probe(split: SplitNetwork, model: nn.Module, images: Float[Tensor, "two 3 height width"]) -> None:
@@ -92,12 +108,12 @@ def _find_classifier(model: nn.Module, means: Tensor, logits: Tensor) -> nn.Line
 def _is_channelwise(split: SplitNetwork, state: State, generator: torch.Generator) -> bool:
     channels = _half(state.activations[:, :, :1, :1], generator)
     found = [
-        last_features(split, state.with_activations(state.activations * mask))
+        last_layer(split, state.with_activations(state.activations * mask))
         for mask in (channels, torch.ones_like(channels), torch.zeros_like(channels))
     ]
     if found[0] is None or found[1] is None or found[2] is None:
         return False
-    some, everything, nothing = (features for features, _weights in (found[0], found[1], found[2]))
+    some, everything, nothing = (layer.features for layer in (found[0], found[1], found[2]))
     if some.shape[1] != channels.shape[1]:
         return False
     return agree(some, torch.where(channels[:, :, 0, 0] > 0, everything, nothing))

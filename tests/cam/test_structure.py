@@ -1,14 +1,15 @@
 """What the experiments find out about heads, real and made up."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 import torch
 from torch import nn
 
 from app.cam.splitting import split_network
-from app.cam.structure import last_features
-from service_models import CATALOGUE, Random, load_network, resolve
+from app.cam.structure import last_layer
+from service_models import Random, load_network, resolve
 from tests.cam.games import GRID, PoolAndClassify, linear_head, smooth_head, split_tiny
 
 
@@ -60,6 +61,14 @@ def test_a_head_is_what_it_was_made_to_be(name: str, seed: int) -> None:
     assert split.channelwise == channelwise
 
 
+@lru_cache(maxsize=1)
+def catalogue_network(name: str) -> nn.Module:
+    spec = resolve(name)
+    if name != "tf_efficientnet_lite0":
+        spec = replace(spec, weights=Random(0))
+    return load_network(spec, torch.device("cpu"), None).model
+
+
 @pytest.mark.parametrize(
     ("network", "layer", "additive", "channelwise"),
     [
@@ -77,10 +86,7 @@ def test_a_head_is_what_it_was_made_to_be(name: str, seed: int) -> None:
     ],
 )
 def test_the_networks_of_the_catalogue(network: str, layer: str, additive: bool, channelwise: bool) -> None:
-    spec = resolve(network)
-    if CATALOGUE[network].name != "tf_efficientnet_lite0":
-        spec = replace(spec, weights=Random(0))
-    model = load_network(spec, torch.device("cpu"), None).model
+    model = catalogue_network(network)
     split = split_network(model, layer, (224, 224))
     assert (split.additive, split.channelwise) == (additive, channelwise)
 
@@ -88,13 +94,14 @@ def test_the_networks_of_the_catalogue(network: str, layer: str, additive: bool,
 def test_the_last_features_are_those_of_the_linear_layer_that_makes_the_logits() -> None:
     head = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), PoolAndClassify())
     split, state = split_tiny(head)
-    found = last_features(split, state)
+    found = last_layer(split, state)
     assert found is not None
-    features, weights = found
+    features, weights, logits = found
     with torch.no_grad():
         expected = head[1](head[0](state.activations)).mean(dim=(2, 3))
     torch.testing.assert_close(features, expected)
     assert weights is head[2].fc.weight
+    torch.testing.assert_close(logits, split.head(state))
 
 
 @pytest.mark.parametrize(
@@ -106,5 +113,5 @@ def test_the_last_features_are_those_of_the_linear_layer_that_makes_the_logits()
 )
 def test_a_head_that_does_not_end_in_a_linear_layer_has_no_last_features(head: nn.Module) -> None:
     split, state = split_tiny(head)
-    assert last_features(split, state) is None
+    assert last_layer(split, state) is None
     assert not split.channelwise

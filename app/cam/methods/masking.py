@@ -10,7 +10,7 @@ from app.cam.lift import contributions
 from app.cam.methods.gradient import weigh
 from app.cam.methods.registry import Attribution, Evidence, method
 from app.cam.split import State
-from app.cam.structure import last_features
+from app.cam.structure import last_layer
 
 _EPSILON = 1e-7
 
@@ -80,13 +80,11 @@ def _logits_without_channels(game: Game, state: State, numbers: list[int]) -> Fl
     channels = state.activations.shape[1]
     if split.channelwise:
         # Each feature of the last linear layer hangs on one channel alone: without it, the feature is that of silence.
-        everything = last_features(split, state)
-        nothing = last_features(split, state.with_activations(torch.zeros_like(state.activations)))
+        everything = last_layer(split, state)
+        nothing = last_layer(split, state.with_activations(torch.zeros_like(state.activations)))
         assert everything is not None
         assert nothing is not None
-        (present, weights), (absent, _) = everything, nothing
-        with torch.no_grad():
-            return split.head(state) - ((present - absent) * weights).T
+        return everything.logits - ((everything.features - nothing.features) * everything.weights).T
 
     def without_one(rows: Tensor, versions: Tensor) -> Tensor:
         kept = torch.ones(len(versions), channels, device=rows.device, dtype=rows.dtype)
