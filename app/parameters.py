@@ -94,7 +94,8 @@ class ExplanationParameters(PredictParameters):
     """What explanations and comparisons take alike."""
 
     layer: Annotated[
-        list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_as_list), AfterValidator(_no_doubles)
+        Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(_no_doubles)] | None,
+        BeforeValidator(_as_list),
     ] = Field(
         None,
         min_length=1,

@@ -1,6 +1,10 @@
 """The replies, to the letter of the wire contract (docs/api.md)."""
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, Field
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Picture(BaseModel):
@@ -91,19 +95,10 @@ class ExplanationReply(BaseModel):
     fidelity: FidelityReply | None = None
     heatmap: Png | None
     overlay: Png | None
-    explanation_map: Png | None = None
-    anti_explanation_map: Png | None = None
+    explanation_map: Png | None = Field(None, exclude_if=_is_none, description="no key where it was not asked for")
+    anti_explanation_map: Png | None = Field(None, exclude_if=_is_none, description="no key where it was not asked for")
     metrics: MetricsReply | None
     warnings: list[str]
-
-    @model_serializer(mode="wrap")
-    def _leave_out_maps(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """The two maps have a key only where they were asked for."""
-        reply: dict[str, object] = serialize(self)
-        for name in ("explanation_map", "anti_explanation_map"):
-            if reply[name] is None:
-                del reply[name]
-        return reply
 
 
 class Timing(BaseModel):

@@ -11,7 +11,7 @@ from tests.imaging.pictures import encoded, photograph
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("service"), models="tf_efficientnet_lite0,small") as running:
+    with serving(tmp_path_factory.mktemp("service"), models="tf_efficientnet_lite0,small,vit") as running:
         running.wait_until_ready()
         yield running
 

@@ -25,6 +25,11 @@ _NETWORKS = f"""
 architecture = "torchvision:resnet18"
 weights = "random"
 labels = {LABELS!r}
+
+[networks.vit]
+architecture = "timm:test_vit"
+weights = "random"
+classes = 10
 """
 
 
@@ -71,7 +76,8 @@ def start(env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
 def serving(folder: Path, **settings: object) -> Iterator[Service]:
     """Runs the service until the context ends; its socket is open, its networks may still load.
 
-    Beside the catalogue it knows the network `small`: a lively random ResNet-18 with the ten `LABELS`.
+    Beside the catalogue it knows two lively random networks: `small`, a ResNet-18 with the ten `LABELS`, and `vit`, a
+    transformer of six narrow blocks that pools by class token.
     """
     config, log = folder / "networks.toml", folder / "log.txt"
     config.write_text(_NETWORKS, encoding="utf-8")

@@ -22,6 +22,7 @@ from tests.imaging.pictures import encoded, gradient, photograph
 IMAGE = encoded(photograph("chelsea"), "JPEG", quality=90)
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect width="64" height="64"/></svg>'
 B64 = base64.b64encode(IMAGE).decode()
+LARGE = encoded(Image.new("L", (8000, 4000)), "PNG")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,18 +194,30 @@ FIELDS = [
     parameter("include", ""),
     parameter("include", ",".join("x" * 10**5)),
     parameter("metrics", "perhaps"),
-    parameter("smooth", "flip"),
-    parameter("reference", "shapley-sampling"),
+    parameter("smooth", "rotate", says="flip-scale"),
+    parameter("reference", "lime", says="shapley-sampling"),
+    parameter("reference", "shapley-sampling", layer=["pre_gap", "last_conv"], says="several"),
     parameter("seed", "-1"),
     parameter("seed", str(2**63)),
     parameter("permutations", "3"),
     parameter("permutations", "65538"),
     parameter("nodes", "65"),
     parameter("tolerance", "0"),
+    parameter("tolerance", "inf"),
     parameter("colour", "red"),
     parameter("layer", "pre_gap", path="/v1/predict"),
     invalid("a field twice", "alpha", form(alpha=["0.1", "0.2"])),
-    invalid("a second layer", "layer", form(layer=["pre_gap", "last_conv"])),
+    invalid("a layer twice", "layer", form(layer=["last_conv", "last_conv"]), says="each once"),
+    invalid("a layer twice in one value", "layer", form(layer="last_conv,last_conv"), says="each once"),
+    invalid("two names of one layer", "layer", form(layer=["pre_gap", "bn2"]), says="each layer once"),
+    invalid("nine layers", "layer", form(layer=[f"blocks.{index}" for index in range(9)]), says="at most 8"),
+    invalid("an empty layer among others", "layer", form(layer="pre_gap,")),
+    invalid("no layer", "layer", in_json('"layer": []')),
+    invalid("a number for a layer", "layer", in_json('"layer": [1]')),
+    invalid("a list of methods", "method", in_json('"method": ["gradcam"]')),
+    invalid(
+        "attention for liftcam", "method", form(model="vit", method="liftcam"), says="no rule for scaled_dot_product"
+    ),
     invalid("a field twice in the query", "fit", {**raw(IMAGE, "image/jpeg"), "params": {"fit": ["crop", "pad"]}}),
     invalid("a field in form and query", "fit", {**form(fit="pad"), "params": {"fit": "pad"}}),
     invalid("a field in JSON and query", "fit", {**in_json('"fit": "pad"'), "params": {"fit": "pad"}}),
@@ -223,6 +236,7 @@ FIELDS = [
     invalid("a truth for a target", "target", in_json('"target": true')),
     invalid("no target", "target", in_json('"target": []')),
     invalid("a null", "alpha", in_json('"alpha": null')),
+    invalid("a null for a list", "include", in_json('"include": null')),
     invalid("half a surrogate pair as a label", "target", in_json(r'"target": "\ud800"')),
     invalid("half a surrogate pair as a name", "?", in_json(r'"\ud800": 1')),
     invalid("half a surrogate pair as a layer", "layer", in_json(r'"layer": "\ud800"')),
@@ -230,7 +244,39 @@ FIELDS = [
     invalid("a long name", "x" * 2000 + "...", in_json(f'"{"x" * 10**6}": 1')),
 ]
 
-MISTAKES = [*FILES, *BODIES, *FIELDS]
+COMPARE = "/v1/compare"
+SIXTY_FIVE_CELLS = {
+    "method": ["gradcam", "layercam", "shapleycam", "hirescam", "fakecam"],
+    "target": [str(index) for index in range(13)],
+}
+
+COMPARISONS = [
+    parameter("method", "eigencam", path=COMPARE, says="shapleycam"),
+    parameter("method", ["gradcam", "eigencam"], path=COMPARE, says="shapleycam"),
+    parameter("method", ["gradcam", "gradcam"], path=COMPARE, says="each once"),
+    parameter("method", "gradcam,gradcam", path=COMPARE, says="each once"),
+    parameter("method", "gradcam,", path=COMPARE),
+    parameter("method", ["gradcam", "cam"], path=COMPARE, says="pre-softmax"),
+    parameter("method", ["gradcam", "cam"], path=COMPARE, utility="pre-softmax", layer="last_conv", says="pooling"),
+    parameter("utility", ["rest", "softmax"], path=COMPARE, says="rest"),
+    parameter("utility", ["rest", "rest"], path=COMPARE, says="each once"),
+    parameter("target", "unicorn on a bicycle", path=COMPARE),
+    parameter("target", [str(index) for index in range(17)], path=COMPARE, says="16"),
+    parameter("include", "heatmap", path=COMPARE, says="no field"),
+    parameter("max_side", "15", path=COMPARE),
+    parameter("reference", "shapley-sampling", path=COMPARE, layer="pre_gap,last_conv", says="several"),
+    invalid("65 cells", "method", form(**SIXTY_FIVE_CELLS), COMPARE, says="at most 64 cells"),
+    invalid("no method", "method", in_json('"method": []'), COMPARE),
+    invalid("a null for the methods", "method", in_json('"method": null'), COMPARE),
+    invalid("a number for a method", "method", in_json('"method": [1]'), COMPARE),
+    invalid("thousands of methods", "method", form(method=",".join("x" * 10**5)), COMPARE),
+    invalid("a picture of a comparison", "image", form() | {"params": {"image": "overlay"}}, COMPARE, says="no field"),
+    invalid("a large sheet", "max_side", {**raw(LARGE, "image/png"), "params": {"max_side": "0"}}, COMPARE, says="px"),
+    invalid("a comparison of nothing", "image", raw(b"", "image/jpeg"), COMPARE),
+    Mistake("half a JPEG to compare", 422, "image_unreadable", "image", raw(IMAGE[:9999], "image/jpeg"), COMPARE),
+]
+
+MISTAKES = [*FILES, *BODIES, *FIELDS, *COMPARISONS]
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +360,7 @@ def test_a_model_that_is_not_loaded_is_404_and_the_loaded_ones_named(client: htt
         response = client.get(path)
         assert response.status_code == 404
         assert response.json()["code"] == "unknown_model"
-        assert response.json()["detail"]["takes"] == "one of tf_efficientnet_lite0, small"
+        assert response.json()["detail"]["takes"] == "one of tf_efficientnet_lite0, small, vit"
 
 
 def test_a_null_in_json_is_the_default_where_a_field_has_none(client: httpx.Client) -> None:

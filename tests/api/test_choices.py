@@ -6,9 +6,15 @@ from app.cam.methods import METHODS
 from app.cam.utilities import UTILITIES
 from tests.api.serving import LABELS
 
+PARAMETERS = {
+    "randomcam": ["seed"],
+    "shapley-sampling": ["permutations", "tolerance", "seed"],
+    "aumann-shapley": ["nodes"],
+}
+
 
 def test_models_are_listed_with_the_default_first(client: httpx.Client) -> None:
-    assert client.get("/v1/models").json() == {"models": ["tf_efficientnet_lite0", "small"]}
+    assert client.get("/v1/models").json() == {"models": ["tf_efficientnet_lite0", "small", "vit"]}
 
 
 def test_a_model_is_described(client: httpx.Client) -> None:
@@ -36,11 +42,12 @@ def test_methods_say_what_they_are_and_what_they_take(client: httpx.Client) -> N
     methods = client.get("/v1/methods").json()["methods"]
     assert [method["name"] for method in methods] == list(METHODS)
     assert methods[0]["name"] == "shapleycam"
+    assert PARAMETERS.keys() <= METHODS.keys()
     for method in methods:
         assert list(method) == ["name", "description", "source", "parameters"]
         assert method["description"]
         assert method["source"]
-        assert method["parameters"] == (["seed"] if method["name"] == "randomcam" else [])
+        assert method["parameters"] == PARAMETERS.get(method["name"], [])
 
 
 def test_utilities_say_what_they_are(client: httpx.Client) -> None:

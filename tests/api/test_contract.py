@@ -20,7 +20,7 @@ from tests.api.asking import JSON
 from tests.api.serving import ROOT
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-UPLOADS = ("/v1/explain", "/v1/predict")
+UPLOADS = ("/v1/explain", "/v1/compare", "/v1/predict")
 # What the router answers itself, before any operation.
 OF_NO_OPERATION = {(405, "method_not_allowed")}
 
@@ -111,11 +111,13 @@ def test_every_path_is_documented_in_both_directions(document: dict[str, Any]) -
 @pytest.mark.parametrize("content_type", ["multipart/form-data", "application/json"])
 @pytest.mark.parametrize("path", UPLOADS)
 def test_every_field_is_documented_in_both_directions(document: dict[str, Any], path: str, content_type: str) -> None:
-    rows = {words(row["field"])[0]: row for row in table(f"POST {path}", "field")}
+    rows = documented_fields(path)
     schemas = fields_of(document, path, content_type)
     assert rows.keys() == schemas.keys()
     for name, row in rows.items():
-        assert documented_default(row) == schemas[name].get("default"), name
+        repeated = "may be repeated" in row["values"]
+        assert repeated == (schemas[name].get("type") == "array"), name
+        assert documented_default(row, repeated=repeated) == schemas[name].get("default"), name
         assert documented_values(name, row["values"]) == values_of(name, schemas[name]), name
         assert schemas[name]["description"]
 
@@ -129,12 +131,23 @@ def test_the_picture_of_a_reply_is_chosen_in_the_query(document: dict[str, Any])
     assert parameter["schema"]["default"] == words(sentence[1])[0]
 
 
-def documented_default(row: dict[str, str]) -> Any:
+def documented_fields(path: str) -> dict[str, dict[str, str]]:
+    """The rows of a path's table by field; that of a comparison says only how it differs from an explanation."""
+    rows = {words(row["field"])[0]: row for row in table(f"POST {path}", "field")}
+    if path != "/v1/compare":
+        return rows
+    common = documented_fields("/v1/explain")
+    del common["include"]
+    for name, row in rows.items():
+        row["values"] = row["values"].replace("those of `/v1/explain`", common[name]["values"])
+    return common | rows
+
+
+def documented_default(row: dict[str, str], *, repeated: bool) -> Any:
     cell = row["default"]
-    field = words(row["field"])[0]
     if cell == "the first configured":
         return "tf_efficientnet_lite0"
-    if field in ("target", "include"):
+    if repeated:
         return words(cell)
     if words(cell):
         return words(cell)[0]
@@ -168,13 +181,13 @@ def values_of(name: str, schema: dict[str, Any]) -> Any:
     if schema.get("type") == "boolean":
         return "boolean"
     if name == "model":
-        assert schema["enum"] == ["tf_efficientnet_lite0", "small"]
+        assert schema["enum"] == ["tf_efficientnet_lite0", "small", "vit"]
         return name, []
     if name == "colormap":
         assert schema["enum"] == list(colormap_names())
         return name, []
     if name == "layer":
-        assert schema["type"] == "string"
+        assert (schema["items"]["type"], schema["minItems"], schema["maxItems"]) == ("string", 1, 8)
         return name, ["pre_gap", "last_conv", "last_norm"]
     if name == "target":
         assert (schema["items"], schema["minItems"], schema["maxItems"]) == ({"type": "string"}, 1, 16)
@@ -196,9 +209,31 @@ def values_of(name: str, schema: dict[str, Any]) -> Any:
 
 
 def test_the_methods_and_utilities_of_the_page_are_those_of_the_engine() -> None:
-    rows = {words(row["field"])[0]: row for row in table("POST /v1/explain", "field")}
-    assert set(words(rows["method"]["values"])) == set(METHODS)
-    assert set(words(rows["utility"]["values"])) == set(UTILITIES)
+    rows = documented_fields("/v1/explain")
+    assert words(rows["method"]["values"]) == list(METHODS)
+    assert words(rows["utility"]["values"]) == list(UTILITIES)
+
+
+def test_what_each_method_takes_is_documented_in_both_directions() -> None:
+    rows = table("The methods and what they take", "method")
+    documented = {method: set(words(row["parameters"])) for row in rows for method in words(row["method"])}
+    assert documented == {method.name: set(method.parameters) for method in METHODS.values()}
+    assert all(row["takes besides"] for row in rows)
+
+
+def test_every_key_of_a_reply_is_documented_in_both_directions(document: dict[str, Any]) -> None:
+    def documented(heading: str, first_column: str) -> list[str]:
+        return [key for row in table(heading, first_column) for key in words(row[first_column])]
+
+    schemas = document["components"]["schemas"]
+    reply = documented("The reply in JSON", "key")
+    assert sorted(reply) == sorted(schemas["ExplainReply"]["properties"])
+    explanation = documented("The reply in JSON", "key of an explanation")
+    assert sorted(explanation) == sorted(schemas["ExplanationReply"]["properties"])
+    assert documented("Fidelity", "key of `fidelity`") == list(schemas["FidelityReply"]["properties"])
+    comparison = documented("POST /v1/compare", "key of a comparison")
+    assert set(reply) | set(comparison) == set(schemas["CompareReply"]["properties"])
+    assert set(comparison) - set(reply) == {"sheet"}
 
 
 def test_every_error_is_documented_in_both_directions(document: dict[str, Any]) -> None:
@@ -234,9 +269,12 @@ def test_the_example_of_the_page_works(client: httpx.Client, document: dict[str,
     assert list(response.json()) == list(resolve(document, schema["$ref"])["properties"])
 
 
-def test_the_examples_of_the_docs_have_the_keys_of_the_reply(client: httpx.Client, chelsea: bytes) -> None:
-    shown = json.loads(PAGE.split("```json\n", 1)[1].split("```", 1)[0])
-    reply = client.post("/v1/explain", content=chelsea, headers={"content-type": "image/png"}).json()
+@pytest.mark.parametrize(("path", "place"), [("/v1/explain", 1), ("/v1/compare", 2)])
+def test_the_examples_of_the_docs_have_the_keys_of_the_reply(
+    client: httpx.Client, chelsea: bytes, path: str, place: int
+) -> None:
+    shown = json.loads(PAGE.split("```json\n")[place].split("```", 1)[0])
+    reply = client.post(path, content=chelsea, headers={"content-type": "image/png"}).json()
 
     def shape(value: Any) -> Any:
         if isinstance(value, dict):

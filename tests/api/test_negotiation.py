@@ -99,6 +99,7 @@ def test_several_accept_lines_are_one_list(client: httpx.Client, chelsea: bytes)
         ("/v1/explain", "image/jpeg"),
         ("/v1/explain", "application/json;q=0"),
         ("/v1/predict", "image/png"),
+        ("/v1/compare", "image/jpeg"),
     ],
 )
 def test_what_cannot_be_made_is_406(client: httpx.Client, chelsea: bytes, path: str, accept: str) -> None:

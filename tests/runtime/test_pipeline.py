@@ -1,0 +1,132 @@
+"""Long work is given up between two chunks once nobody waits for it, and never begun where it is given up earlier."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from app.cam.chunks import images_at_once
+from app.cam.methods import METHODS
+from app.cam.questions import Question
+from app.cam.utilities import UTILITIES
+from app.runtime.pipeline import Answer, Seen, explain_layers, see
+from app.runtime.runtime import Runtime
+from app.runtime.served import ServedNetwork
+from app.runtime.worker import DeviceWorker
+from app.settings import Settings
+from service_models import load_network, read_config, resolve
+from tests.imaging.pictures import encoded, photograph
+
+CONFIG = '[networks.vit]\narchitecture = "timm:test_vit"\nweights = "random"\nclasses = 10\n'
+PHOTO = encoded(photograph("chelsea"), "JPEG")
+SCORECAM = Question(0, METHODS["scorecam"], UTILITIES["rest"])
+CHANNELS = 64
+WAIT_S = 60
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedNetwork]:
+    """A small transformer on a worker of its own."""
+    config = tmp_path_factory.mktemp("networks") / "networks.toml"
+    config.write_text(CONFIG)
+    device = torch.device("cpu")
+    worker = DeviceWorker(device)
+    served = ServedNetwork(load_network(resolve("vit", read_config(config)), device), worker)
+    served.warm()
+    yield served
+    worker.close()
+
+
+@asynccontextmanager
+async def seen_by(served: ServedNetwork) -> AsyncIterator[Seen]:
+    runtime = Runtime(Settings())
+    try:
+        yield await see(runtime, served.network, PHOTO, "crop")
+    finally:
+        runtime.close()
+
+
+async def score(served: ServedNetwork, seen: Seen) -> Answer:
+    (layer,) = served.network.layers.values()
+    return await explain_layers(served, seen, [layer], [SCORECAM], metrics=False, smooth="none", limit_s=float("inf"))
+
+
+class Batches:
+    """Counts the batches that a network is shown, and calls back as each begins."""
+
+    def __init__(self, network: nn.Module, begun: Callable[[int], None] = lambda _number: None) -> None:
+        self.count = 0
+        self._begun = begun
+        self._handle = network.get_submodule("patch_embed.proj").register_forward_pre_hook(self._note)
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._handle.remove()
+
+    def _note(self, _module: nn.Module, _inputs: object) -> None:
+        self.count += 1
+        self._begun(self.count)
+
+
+def test_scorecam_shows_the_network_every_channel_where_somebody_waits(served: ServedNetwork) -> None:
+    async def ask() -> Answer:
+        async with seen_by(served) as seen:
+            return await score(served, seen)
+
+    with Batches(served.network.model) as batches:
+        answer = asyncio.run(ask())
+    assert answer.explanations[0].forward_passes == 1 + CHANNELS
+    assert batches.count == 1 + CHANNELS // images_at_once(answer.images)
+
+
+def test_a_job_that_nobody_waits_for_any_more_ends_with_the_batch_that_it_is_at(served: ServedNetwork) -> None:
+    abandoned = threading.Event()
+
+    async def give_up_at_the_third_batch() -> int:
+        third = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def begun(number: int) -> None:
+            if number == 3:
+                loop.call_soon_threadsafe(third.set)
+                assert abandoned.wait(WAIT_S)
+
+        async with seen_by(served) as seen:
+            with Batches(served.network.model, begun) as batches:
+                job = asyncio.create_task(score(served, seen))
+                await asyncio.wait_for(third.wait(), WAIT_S)
+                job.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await job
+                abandoned.set()
+                # The next in the queue has its turn.
+                await asyncio.wait_for(served.worker.run(lambda: None), WAIT_S)
+                return batches.count
+
+    assert asyncio.run(give_up_at_the_third_batch()) == 3
+
+
+def test_a_job_that_is_given_up_before_its_turn_is_never_begun(served: ServedNetwork) -> None:
+    free = threading.Event()
+
+    async def give_up_in_the_queue() -> int:
+        async with seen_by(served) as seen:
+            with Batches(served.network.model) as batches:
+                before = asyncio.create_task(served.worker.run(lambda: free.wait(WAIT_S)))
+                job = asyncio.create_task(score(served, seen))
+                await asyncio.sleep(0)
+                job.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await job
+                free.set()
+                assert (await before).result
+                await asyncio.wait_for(served.worker.run(lambda: None), WAIT_S)
+                return batches.count
+
+    assert asyncio.run(give_up_in_the_queue()) == 0
