@@ -16,6 +16,8 @@ from app.runtime.served import ServedNetwork
 from app.settings import Settings
 
 _MOST_CELLS = 64
+# What is not as far beyond the limit as this waits for its turn, and is judged by a new measurement.
+_DOUBT = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def ask(
     ]
     paths = tuple(layers.values())
     limit_s = settings.timeout_s
-    served.refuse_beyond(limit_s, paths, questions, metrics=parameters.metrics, smooth=parameters.smooth)
+    served.refuse_beyond(limit_s, paths, questions, metrics=parameters.metrics, smooth=parameters.smooth, doubt=_DOUBT)
     return Asked(layers, questions, parameters, limit_s)
 
 

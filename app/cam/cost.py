@@ -16,6 +16,7 @@ from app.cam.split import SplitNetwork
 from app.cam.utilities import UTILITIES
 
 _COALITIONS_TRIED = 768
+_HEAD_ROWS_TRIED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,9 @@ def measure_costs(
         if image_s is None:
             image_s = _seconds(lambda: split.head(split.trunk(batch)), device, repeats=1) / len(batch)
         state = split.trunk(images)
-        rows = state.take(torch.zeros(min(8, rows_at_once(state.activations)), dtype=torch.int64, device=device))
+        rows = state.take(
+            torch.zeros(min(_HEAD_ROWS_TRIED, rows_at_once(state.activations)), dtype=torch.int64, device=device)
+        )
         head_row_s = _seconds(lambda: split.head(rows), device) / len(rows)
         terms = split.head(state).expand(split.grid.height * split.grid.width, -1)
         masks = torch.ones(_COALITIONS_TRIED, len(terms), device=device, dtype=terms.dtype)

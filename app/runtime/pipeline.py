@@ -14,6 +14,7 @@ from torch import Tensor
 from app.cam.engine import explain
 from app.cam.maps import Smooth
 from app.cam.questions import Explanation, Question, image_seed
+from app.errors import InvalidParameter
 from app.imaging import DecodedImage, Fit, View, decode, make_view, normalise, render_view
 from app.runtime.runtime import Runtime
 from app.runtime.served import ServedNetwork
@@ -130,9 +131,16 @@ async def explain_layers(
 
     def work() -> tuple[Tensor, Tensor, tuple[Explanation, ...]]:
         network = served.network
-        splits = [served.split_at(path) for path in layer_paths]
+        splits = []
+        for path in layer_paths:
+            pause()
+            splits.append(served.split_at(path))
         asked = [replace(question, seed=image_seed(question.seed, seen.digest)) for question in questions]
-        served.refuse_beyond(limit_s, layer_paths, asked, metrics=metrics, smooth=smooth)
+        try:
+            served.refuse_beyond(limit_s, layer_paths, asked, metrics=metrics, smooth=smooth)
+        except InvalidParameter:
+            served.measure_again(layer_paths)
+            served.refuse_beyond(limit_s, layer_paths, asked, metrics=metrics, smooth=smooth)
         images = normalise(seen.pixels[None], network.preprocessing, network.device)
         explained = explain(splits, images, asked, metrics=metrics, smooth=smooth, pause=pause)
         return images, explained.logits[0].double().cpu(), explained.explanations

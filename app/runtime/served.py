@@ -69,9 +69,24 @@ class ServedNetwork:
         return self._others[path][0]
 
     def refuse_beyond(
-        self, limit_s: float, paths: Sequence[str], questions: Sequence[Question], *, metrics: bool, smooth: Smooth
+        self,
+        limit_s: float,
+        paths: Sequence[str],
+        questions: Sequence[Question],
+        *,
+        metrics: bool,
+        smooth: Smooth,
+        doubt: float = 1,
     ) -> None:
         """Refuses what would take longer than a request may; layers that were never used are not judged.
+
+        Args:
+            limit_s: how long a request may take.
+            paths: module paths of the layers.
+            questions: what is asked of them.
+            metrics: whether quality figures are wanted.
+            smooth: the views.
+            doubt: how many times the limit an estimate must exceed to be believed.
 
         Raises:
             InvalidParameter: with the estimate.
@@ -83,12 +98,12 @@ class ServedNetwork:
         splits, costs = [split for split, _ in found], [cost for _, cost in found]
         asked, _ = with_references(questions)
         seconds = estimate_s(splits, costs, asked, metrics=metrics, smooth=smooth)
-        if seconds <= limit_s:
+        if seconds <= doubt * limit_s:
             return
         method = costliest(splits, costs, asked)
         field = next((name for name in ("permutations", "nodes") if name in method.parameters), "method")
         raise InvalidParameter(
-            f"'{method.name}' at this layer would take about {seconds:.0f} s for this request, more than "
+            f"'{method.name}' at this layer would take about {seconds:.3g} s for this request, more than "
             f"the {limit_s:g} s that a request may take",
             field=field,
             takes="what fits the time: another method or layer, fewer targets or permutations, or metrics=false",
@@ -100,6 +115,15 @@ class ServedNetwork:
         costs = measure_costs(split, images, self._image_s)
         self._image_s = costs.image_s
         return costs
+
+    def measure_again(self, paths: Sequence[str]) -> None:
+        """Measures layers anew, on the worker's thread: the first time may have fallen on a busy moment."""
+        self._image_s = None
+        for path in paths:
+            for known in (self._named, self._others):
+                if path in known:
+                    split = known[path][0]
+                    known[path] = (split, self._measure(split, self._noise()))
 
     def _noise(self) -> Tensor:
         height, width = self.network.preprocessing.input_size
