@@ -51,7 +51,9 @@ def _scores_of_channels(game: Game, state: State, numbers: list[int]) -> Float[T
             channels[chosen[some]][:, None], game.images.shape[2:], mode="bilinear", align_corners=False
         )[:, 0]
         shifted = enlarged - enlarged.amin(dim=(1, 2), keepdim=True)
-        return shifted / (_EPSILON + shifted.amax(dim=(1, 2), keepdim=True))
+        masks = shifted / (_EPSILON + shifted.amax(dim=(1, 2), keepdim=True))
+        # Enlarging rounds, and what is constant would be the contrast of its rounding.
+        return masks.masked_fill_(is_constant[chosen[some]][:, None, None], 0)
 
     return game.image_logits(game.rows[numbers[0]].image, masks, len(chosen), numbers)[place]
 
