@@ -1,11 +1,15 @@
 """The logits of any coalition of players: the head on the activations of those who take part."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from app.cam.game import Game
-from app.cam.split import State
+from app.cam.split import SplitNetwork, State
+from app.cam.structure import last_layer
 
 # How far the sum over players may miss the logits of all of them, relative to the largest.
 _TOLERANCE = 1e-3
@@ -33,6 +37,11 @@ class Coalitions:
             self.everything: Float[Tensor, "1 class"] = split.head(state)
         self._terms = self._find_terms() if split.additive else None
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether the short way is taken."""
+        return self._terms is not None
+
     def logits(self, coalitions: Float[Tensor, "coalition player"]) -> Float[Tensor, "coalition class"]:
         """The logits of coalitions given as rows of 0 and 1, players in the grid's reading order."""
         if self._terms is not None:
@@ -57,6 +66,25 @@ class Coalitions:
             masks[torch.arange(len(versions), device=rows.device), versions] = 1
             return rows * masks.reshape(len(versions), 1, *rows.shape[2:])
 
-        terms = self._game.head_logits(self._state, players, alone, self._numbers) - self.nothing
+        terms = self._differences(alone, players)
         missed = (self.nothing + terms.sum(dim=0) - self.everything).abs().max()
         return terms if missed <= _TOLERANCE * self.everything.abs().max() else None
+
+    def _differences(self, alone: Callable[[Tensor, Tensor], Tensor], players: int) -> Float[Tensor, "player class"]:
+        """The logits of each player alone, less those of nobody.
+
+        Taken before the last linear layer where there is one: the difference of two logits would carry the rounding of
+        all that cancels in them, once for each player.
+        """
+        split, state = self._game.split, self._state
+        nobody = last_layer(split, state.with_activations(torch.zeros_like(state.activations)))
+        if nobody is None:
+            return self._game.head_logits(state, players, alone, self._numbers) - self.nothing
+        features = self._game.head_logits(state, players, alone, self._numbers, partial(_features, split))
+        return (features - nobody.features) @ nobody.weights.T
+
+
+def _features(split: SplitNetwork, state: State) -> Tensor:
+    layer = last_layer(split, state)
+    assert layer is not None
+    return layer.features

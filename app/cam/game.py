@@ -120,7 +120,12 @@ class Game:
         return row.utility.of(logits, self._index([row.target_class]).expand(len(logits)))
 
     def head_logits(
-        self, state: State, count: int, coalition: Callable[[Tensor, Int[Tensor, " some"]], Tensor], numbers: list[int]
+        self,
+        state: State,
+        count: int,
+        coalition: Callable[[Tensor, Int[Tensor, " some"]], Tensor],
+        numbers: list[int],
+        run: Callable[[State], Tensor] | None = None,
     ) -> Float[Tensor, "count class"]:
         """Runs the head alone on `count` versions of one image's activations, in chunks.
 
@@ -129,7 +134,9 @@ class Game:
             count: how many versions.
             coalition: makes the versions with the given numbers out of the activations, (some, channel, height, width).
             numbers: the rows on whose account it is.
+            run: makes something else than the logits of a chunk of rows.
         """
+        run = run or self.split.head
         if self.split.whole_head:
             self.count_passes(numbers, count)
         device = state.activations.device
@@ -139,7 +146,7 @@ class Game:
                 self.pause()
                 versions = torch.arange(chunk[0], chunk[-1] + 1, device=device)
                 rows = state.take(torch.zeros_like(versions))
-                logits.append(self.split.head(rows.with_activations(coalition(rows.activations, versions))))
+                logits.append(run(rows.with_activations(coalition(rows.activations, versions))))
         return torch.cat(logits)
 
     def image_logits(

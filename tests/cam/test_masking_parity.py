@@ -372,10 +372,10 @@ def test_the_short_cut_of_ablationcam_equals_the_general_route(
             activations = state.activations.clone()
             activations[:, channel] = 0
             ablated.append(split.head(state.with_activations(activations)))
-    for name, utility in UTILITIES.items():
+    for utility in UTILITIES.values():
         expected = ablationcam(state.activations[0], logits, torch.cat(ablated), utility, 3)
-        close(short[name], expected, 1e-8)
-        close(general[name], expected, 1e-8)
+        close(short[utility.name], expected, 1e-8)
+        close(general[utility.name], expected, 1e-8)
 
 
 @pytest.mark.parametrize(("method", "utility"), [("gradcam", "rest"), ("layercam", "pre-softmax")])
@@ -464,17 +464,15 @@ def test_errors_of_sampled_views_add_up_as_those_of_independent_draws(resnet: nn
     split = split_network(resnet, "layer3", SIZE)
     question = Question(0, METHODS["shapley-sampling"], UTILITIES["rest"], 4, seed=6, effort=Effort(permutations=8))
     (found,) = explain(split, images[:1], [question], metrics=False, smooth="flip").explanations
-    views = [
+    # Views draw apart: the same draws would err alike.
+    itself, mirrored = (
         explain(split, view[None], [replace(question, seed=6 ^ n)], metrics=False).explanations[0].layers[0]
         for n, view in enumerate((images[0], images[0].flip(2)))
-    ]
-    first, second = views[0], replace(views[1], attribution=views[1].attribution.flip(1))
-    close(found.attribution, (first.attribution + second.attribution) / 2, 1e-9)
-    assert first.standard_error is not None
-    assert views[1].standard_error is not None
-    assert found.layers[0].standard_error is not None
-    variance = first.standard_error**2 + views[1].standard_error.flip(1) ** 2
-    close(found.layers[0].standard_error, variance.sqrt() / 2, 1e-9)
+    )
+    close(found.attribution, (itself.attribution + mirrored.attribution.flip(1)) / 2, 1e-9)
+    errors = found.layers[0].standard_error, itself.standard_error, mirrored.standard_error
+    assert all(error is not None for error in errors)
+    close(errors[0], (errors[1] ** 2 + errors[2].flip(1) ** 2).sqrt() / 2, 1e-9)
 
 
 def symmetric_network(asymmetry: float) -> nn.Module:

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from app.cam.coalitions import Coalitions
+from app.cam.game import Game, Row
 from app.cam.splitting import split_network
 from app.cam.structure import last_layer
+from app.cam.utilities import UTILITIES
 from service_models import Random, load_network, resolve
 from tests.cam.games import GRID, PoolAndClassify, linear_head, smooth_head, split_tiny
 
@@ -72,6 +75,7 @@ def catalogue_network(name: str) -> nn.Module:
 @pytest.mark.parametrize(
     ("network", "layer", "additive", "channelwise"),
     [
+        ("resnet50", "layer4.2.conv3", True, True),
         ("resnet18", "layer4", True, True),
         ("resnet18", "layer4.1.conv2", True, True),
         ("resnet18", "layer4.0.conv2", False, False),
@@ -89,6 +93,18 @@ def test_the_networks_of_the_catalogue(network: str, layer: str, additive: bool,
     model = catalogue_network(network)
     split = split_network(model, layer, (224, 224))
     assert (split.additive, split.channelwise) == (additive, channelwise)
+    if additive:
+        # Sampling takes the short way, and what it adds up are the logits.
+        image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        game = Game(split, image, split.trunk(image), (Row(0, 1, UTILITIES["rest"]),), torch.zeros(1))
+        coalitions = Coalitions(game, game.state_of(0), [0])
+        half = torch.randint(2, (3, game.players), generator=torch.Generator().manual_seed(1)).float()
+        rows = game.state_of(0).take(torch.zeros(3, dtype=torch.int64))
+        masked = rows.with_activations(rows.activations * half.reshape(3, 1, *rows.activations.shape[2:]))
+        expected = split.head(masked)
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(coalitions.logits(half), expected, rtol=0, atol=1e-4 * scale)
+        assert coalitions.adds_up
 
 
 def test_the_last_features_are_those_of_the_linear_layer_that_makes_the_logits() -> None:
