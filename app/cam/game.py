@@ -137,8 +137,7 @@ class Game:
             run: makes something else than the logits of a chunk of rows.
         """
         run = run or self.split.head
-        if self.split.whole_head:
-            self.count_passes(numbers, count)
+        self.count_heads(numbers, count)
         device = state.activations.device
         logits = []
         with torch.no_grad():
@@ -162,12 +161,16 @@ class Game:
         """
         self.count_passes(numbers, count)
         logits = []
-        with torch.no_grad():
-            for chunk in chunks(range(count), images_at_once(self.images)):
-                self.pause()
-                masked = self.images[image] * masks(slice(chunk[0], chunk[-1] + 1))[:, None]
-                logits.append(self.split.head(self.split.trunk(masked)))
+        for chunk in chunks(range(count), images_at_once(self.images)):
+            self.pause()
+            masked = self.images[image] * masks(slice(chunk[0], chunk[-1] + 1))[:, None]
+            logits.append(self.split.logits(masked))
         return torch.cat(logits)
+
+    def count_heads(self, numbers: list[int], count: int) -> None:
+        """Notes that the head ran for rows, where that is a whole forward pass."""
+        if self.split.whole_head and self.split.classifier is None:
+            self.count_passes(numbers, count)
 
     def count_passes(self, numbers: list[int], count: int) -> None:
         """Notes that rows took further forward passes."""

@@ -327,7 +327,8 @@ class _Rows:
 def _mean_layer(
     attributed: _Attributed, available: list[float | None], part: slice, mirrored: tuple[bool, ...]
 ) -> LayerAttribution:
-    attribution = _unmirror(attributed.attributions[part], mirrored).mean(dim=0)
+    views = _unmirror(attributed.attributions[part], mirrored)
+    attribution = views[0] if len(views) == 1 else views.mean(dim=0)
     known = [value for value in available if value is not None]
     errors = None
     if part.start in attributed.sampled:

@@ -98,6 +98,11 @@ class SplitNetwork(ABC):
         with mode or TwiceDifferentiable():
             return self._run_head(output, *(tensor.clone() for tensor in carry))
 
+    def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch class"]:
+        """Runs the whole network, without autograd."""
+        with torch.no_grad():
+            return self.head(self.trunk(images))
+
     def silent(self, state: State) -> Float[Tensor, "row class"]:
         """The logits of the empty coalition: the head on zero activations, with the same carry."""
         if state.carry:
@@ -158,6 +163,11 @@ class HookSplit(SplitNetwork):
     def __init__(self, model: nn.Module, layer: str, grid: Grid, calls: int) -> None:
         self.layer, self.grid, self.calls = layer, grid, calls
         self._model, self._module = model, model.get_submodule(layer)
+
+    def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch class"]:
+        """Runs the network as it is: trunk and head would be two passes."""
+        with torch.no_grad():
+            return cast(Tensor, self._model(images))
 
     def _run_trunk(self, images: Tensor) -> tuple[Tensor, ...]:
         found: list[Tensor] = []

@@ -15,7 +15,7 @@ from app.cam.heatmap import heatmap
 from app.cam.methods import METHODS
 from app.cam.metrics import compute_metrics
 from app.cam.questions import Explanation, Question, image_seed
-from app.cam.split import SplitNetwork, State
+from app.cam.split import HookSplit, SplitNetwork, State
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
 
@@ -259,3 +259,26 @@ def test_seeds_differ_between_images_and_between_callers() -> None:
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert image_seed(3, b"one") == image_seed(3, b"one")
+
+
+@pytest.mark.parametrize("name", ["gradcam", "scorecam", "ablationcam", "liftcam", "aumann-shapley", "fakecam"])
+def test_passes_are_counted_where_the_network_cannot_be_cut(network: nn.Module, images: Tensor, name: str) -> None:
+    """With hooks the head is a whole forward pass, and every start of one counts."""
+    cut = split_network(network, "layer2.1.conv2", SIZE)
+    hooks = HookSplit(network, cut.layer, cut.grid, cut.calls)
+    started = 0
+
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal started
+        started += len(inputs[0])
+
+    question = Question(0, METHODS[name], REST, 3, effort=SMALL)
+    handle = network.register_forward_pre_hook(count)
+    try:
+        (found,) = explain(hooks, images[:1], [question], metrics=False).explanations
+    finally:
+        handle.remove()
+    silent = 1 if METHODS[name].efficient == "always" else 0  # for U(0)
+    assert found.forward_passes == started - silent
+    (expected,) = explain(cut, images[:1], [question], metrics=False).explanations
+    torch.testing.assert_close(found.attribution, expected.attribution, rtol=1e-3, atol=1e-3)

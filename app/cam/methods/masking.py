@@ -82,6 +82,7 @@ def _logits_without_channels(game: Game, state: State, numbers: list[int]) -> Fl
     channels = state.activations.shape[1]
     if split.channelwise:
         # Each feature of the last linear layer hangs on one channel alone: without it, the feature is that of silence.
+        game.count_heads(numbers, 2)
         everything = last_layer(split, state)
         nothing = last_layer(split, state.with_activations(torch.zeros_like(state.activations)))
         assert everything is not None
@@ -105,6 +106,7 @@ def _logits_without_channels(game: Game, state: State, numbers: list[int]) -> Fl
 def liftcam(evidence: Evidence) -> Attribution:
     """Sum over channels of l_i A_i; the contributions l_i sum to U(A) - U(0)."""
     game = evidence.played
+    game.count_heads(list(range(len(game.rows))), 2)
     weights = contributions(game.split, game.row_states(), game.utility)
     return weigh(weights, evidence.activations)
 

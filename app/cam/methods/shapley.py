@@ -84,9 +84,8 @@ def _weighted_gradients(
     game: Game, states: State, numbers: tuple[int, ...], scales: tuple[float, ...], weights: tuple[float, ...]
 ) -> Maps:
     """Quadrature weight times dU/dA at t A, for some (row, t, weight)."""
-    if game.split.whole_head:
-        for number in numbers:
-            game.count_passes([number], 1)
+    for number in numbers:
+        game.count_heads([number], 1)
     device = states.activations.device
     rows = states.take(torch.tensor(numbers, device=device))
     targets = torch.tensor([game.rows[number].target_class for number in numbers], device=device)
