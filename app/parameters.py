@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.cam.maps import Smooth
 from app.cam.methods import METHODS
 from app.cam.utilities import UTILITIES
+from app.cam.views import Smooth
 from app.imaging import colormap_names
 
 Fit = Literal["crop", "stretch", "pad"]

@@ -15,10 +15,6 @@ from app.runtime.pipeline import Answer, Seen, explain_layers
 from app.runtime.served import ServedNetwork
 from app.settings import Settings
 
-_MOST_CELLS = 64
-# What is not as far beyond the limit as this waits for its turn, and is judged by a new measurement.
-_DOUBT = 4.0
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -59,7 +55,7 @@ def ask(
     """Turns a request into questions, and refuses what cannot be answered in time.
 
     Raises:
-        InvalidParameter: a field that does not fit the network, too many cells, or an estimate over the time budget.
+        InvalidParameter: a field that does not fit the network, or an estimate over the time budget.
     """
     check_top_k(parameters, served)
     layers = resolve_layers(served, parameters.layer)
@@ -67,17 +63,13 @@ def ask(
         message = "reference: Shapley values belong to one layer, and several were asked for"
         raise InvalidParameter(message, field="reference", takes="none where there are several layers")
     targets = resolve_targets(parameters.target, served.network.labels, settings.max_targets)
-    cells = len(targets) * len(methods) * len(utilities)
-    if cells > _MOST_CELLS:
-        takes = f"at most {_MOST_CELLS} cells: targets times methods times utilities"
-        raise InvalidParameter(f"{cells} cells are too many for one sheet", field="method", takes=takes)
     questions = [
         _question(parameters, target, method, utility)
         for target, method, utility in product(targets, methods, utilities)
     ]
     paths = tuple(layers.values())
     limit_s = settings.timeout_s
-    served.refuse_beyond(limit_s, paths, questions, metrics=parameters.metrics, smooth=parameters.smooth, doubt=_DOUBT)
+    served.refuse_beyond(limit_s, paths, questions, metrics=parameters.metrics, smooth=parameters.smooth)
     return Asked(layers, questions, parameters, limit_s)
 
 

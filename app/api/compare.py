@@ -22,6 +22,7 @@ from app.schemas import CompareReply
 router = APIRouter(tags=["explain"])
 
 _JSON, _PNG = "application/json", "image/png"
+_MOST_CELLS = 64
 # 64 cells of 512 px and more; a larger one would take seconds to encode.
 _MOST_SHEET_PIXELS = 2**25
 
@@ -43,6 +44,7 @@ async def compare(request: Request) -> Response:
     media_type = choose(request.headers, (_JSON, _PNG))
     body = await read_body(request, CompareParameters)
     parameters = validate(CompareParameters, body.fields)
+    _check_cells(parameters)
     runtime = runtime_of(request)
     served = runtime.network(parameters.model)
     asked = ask(parameters, parameters.method, parameters.utility, served, runtime.settings)
@@ -62,6 +64,14 @@ async def compare(request: Request) -> Response:
             return Response(reply.model_dump_json(), media_type=_JSON)
 
         return await runtime.offload(render)
+
+
+def _check_cells(parameters: CompareParameters) -> None:
+    """Refuses more cells than a sheet has."""
+    cells = len(parameters.target) * len(parameters.method) * len(parameters.utility)
+    if cells > _MOST_CELLS:
+        takes = f"at most {_MOST_CELLS} cells: targets times methods times utilities"
+        raise InvalidParameter(f"{cells} cells are too many for one sheet", field="method", takes=takes)
 
 
 def _check_size(seen: Seen, parameters: CompareParameters, rows: int, headers: list[str], title: str) -> None:

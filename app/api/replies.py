@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -66,16 +66,7 @@ class Clock:
 def predict_reply(answer: Answer, top_k: int, clock: Clock) -> PredictReply:
     """The reply of `/v1/predict`."""
     render_started = time.perf_counter()
-    scores = _Scores(answer)
-    return PredictReply(
-        model=answer.network.name,
-        device=str(answer.network.device),
-        weights=answer.network.weights,
-        image=_picture(answer),
-        view=_view(answer),
-        predictions=scores.best(top_k),
-        timing_ms=clock.timing(answer, render_started),
-    )
+    return PredictReply(**_head(answer, _Scores(answer), top_k), timing_ms=clock.timing(answer, render_started))
 
 
 def explain_reply(answer: Answer, parameters: ExplainParameters, layers: Layers, clock: Clock) -> ExplainReply:
@@ -83,21 +74,10 @@ def explain_reply(answer: Answer, parameters: ExplainParameters, layers: Layers,
     render_started = time.perf_counter()
     scores = _Scores(answer)
     draw = _Painter(answer, parameters)
-    explanations = [
-        _explanation(explanation, scores, draw, metrics=parameters.metrics) for explanation in answer.explanations
-    ]
     return ExplainReply(
-        model=answer.network.name,
-        layer=_one_or_all(list(layers)),
-        layer_path=_one_or_all(list(layers.values())),
-        method=parameters.method,
-        utility=parameters.utility,
-        device=str(answer.network.device),
-        weights=answer.network.weights,
-        image=_picture(answer),
-        view=_view(answer),
-        predictions=scores.best(parameters.top_k),
-        explanations=explanations,
+        **_head(answer, scores, parameters.top_k),
+        **_asked(parameters, layers),
+        explanations=[_explanation(explanation, scores, draw) for explanation in answer.explanations],
         timing_ms=clock.timing(answer, render_started),
     )
 
@@ -119,26 +99,36 @@ def compare_reply(
         clock: when the request began.
     """
     render_started = time.perf_counter()
-    sheet = png_of(draw_sheet())
     scores = _Scores(answer)
-    explanations = [
-        _explanation(explanation, scores, None, metrics=parameters.metrics) for explanation in answer.explanations
-    ]
     return CompareReply(
-        model=answer.network.name,
-        layer=_one_or_all(list(layers)),
-        layer_path=_one_or_all(list(layers.values())),
-        method=parameters.method,
-        utility=parameters.utility,
-        device=str(answer.network.device),
-        weights=answer.network.weights,
-        image=_picture(answer),
-        view=_view(answer),
-        predictions=scores.best(parameters.top_k),
-        explanations=explanations,
-        sheet=sheet,
+        **_head(answer, scores, parameters.top_k),
+        **_asked(parameters, layers),
+        explanations=[_explanation(explanation, scores, None) for explanation in answer.explanations],
+        sheet=png_of(draw_sheet()),
         timing_ms=clock.timing(answer, render_started),
     )
+
+
+def _head(answer: Answer, scores: "_Scores", top_k: int) -> dict[str, Any]:
+    """What every reply says of the network and the picture."""
+    return {
+        "model": answer.network.name,
+        "device": str(answer.network.device),
+        "weights": answer.network.weights,
+        "image": _picture(answer),
+        "view": _view(answer),
+        "predictions": scores.best(top_k),
+    }
+
+
+def _asked(parameters: ExplainParameters | CompareParameters, layers: Layers) -> dict[str, Any]:
+    """What was asked, in the words of the request."""
+    return {
+        "layer": _one_or_all(list(layers)),
+        "layer_path": _one_or_all(list(layers.values())),
+        "method": parameters.method,
+        "utility": parameters.utility,
+    }
 
 
 def predictions_of(answer: Answer) -> list[Prediction]:
@@ -238,9 +228,7 @@ def png_of(pixels: npt.NDArray[np.uint8]) -> Png:
     return Png(width=width, height=height, b64=base64.b64encode(encode_png(pixels)).decode())
 
 
-def _explanation(
-    explanation: Explanation, scores: _Scores, draw: _Painter | None, *, metrics: bool
-) -> ExplanationReply:
+def _explanation(explanation: Explanation, scores: _Scores, draw: _Painter | None) -> ExplanationReply:
     """One explanation; without a painter it has no pictures."""
     heatmap = explanation.heatmap
     fidelity = explanation.fidelity
@@ -260,7 +248,7 @@ def _explanation(
         overlay=draw.overlay() if draw else None,
         explanation_map=draw.masked("explanation_map", lambda: heatmap) if draw else None,
         anti_explanation_map=draw.masked("anti_explanation_map", lambda: 1 - heatmap) if draw else None,
-        metrics=MetricsReply(**_finite_values(explanation.metrics)) if metrics and explanation.metrics else None,
+        metrics=MetricsReply(**_finite_values(explanation.metrics)) if explanation.metrics is not None else None,
         warnings=list(explanation.warnings),
     )
 

@@ -1,18 +1,24 @@
 """How many rows pass at once: enough to fill the device, never so many that they fill its memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 Item = TypeVar("Item")
+Pause = Callable[[], None]
+"""Called between chunks of long work; it may raise to abandon it."""
 
 # Rows of activations that the head takes at once, in elements: 64 rows of 2,048 x 7 x 7, 8 of 256 x 56 x 56.
 _HEAD_ELEMENTS = 64 * 2048 * 7 * 7
 # Whole images. On the CPU small batches are the faster ones: their feature maps stay under the size (32 MiB) from
 # which the allocator maps, and the kernel clears, fresh pages.
 _IMAGES_AT_ONCE = {"cpu": 8, "cuda": 64}
+
+
+def go_on() -> None:
+    """The pause that does nothing."""
 
 
 def rows_at_once(activations: Float[Tensor, "row channel height width"]) -> int:

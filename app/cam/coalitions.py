@@ -44,33 +44,30 @@ class Coalitions:
 
     def logits(self, coalitions: Float[Tensor, "coalition player"]) -> Float[Tensor, "coalition class"]:
         """The logits of coalitions given as rows of 0 and 1, players in the grid's reading order."""
-        if self._terms is not None:
-            self._game.pause()
-            return torch.addmm(self.nothing, coalitions, self._terms)
-        height, width = self._state.activations.shape[2:]
-        masks = coalitions.reshape(-1, 1, height, width)
-        return self._game.head_logits(
-            self._state, len(masks), lambda rows, versions: rows * masks[versions], self._numbers
+        if self._terms is None:
+            return self._run_head(coalitions)
+        self._game.pause()
+        return torch.addmm(self.nothing, coalitions, self._terms)
+
+    def _run_head(
+        self, coalitions: Float[Tensor, "coalition player"], read: Callable[[State], Tensor] | None = None
+    ) -> Float[Tensor, "coalition output"]:
+        masks = coalitions.reshape(-1, 1, *self._state.activations.shape[2:])
+        return self._game.run_head(
+            self._state, len(masks), lambda rows, versions: rows * masks[versions], self._numbers, read
         )
 
     def _find_terms(self) -> Float[Tensor, "player class"] | None:
-        activations = self._state.activations
-        classifier = self._game.split.classifier
+        """What each player adds to the logits; None where these do not add up to the logits of all."""
+        activations, classifier = self._state.activations, self._game.split.classifier
         if classifier is not None:
             maps = activations[0].flatten(1)
             return maps.T @ classifier.weight.T / maps.shape[1]
-        players = activations.shape[2] * activations.shape[3]
-
-        def alone(rows: Tensor, versions: Tensor) -> Tensor:
-            masks = torch.zeros(len(versions), players, device=rows.device, dtype=rows.dtype)
-            masks[torch.arange(len(versions), device=rows.device), versions] = 1
-            return rows * masks.reshape(len(versions), 1, *rows.shape[2:])
-
-        terms = self._differences(alone, players)
+        terms = self._terms_of(torch.eye(self._game.players, device=activations.device, dtype=activations.dtype))
         missed = (self.nothing + terms.sum(dim=0) - self.everything).abs().max()
         return terms if missed <= _TOLERANCE * self.everything.abs().max() else None
 
-    def _differences(self, alone: Callable[[Tensor, Tensor], Tensor], players: int) -> Float[Tensor, "player class"]:
+    def _terms_of(self, alone: Float[Tensor, "player player"]) -> Float[Tensor, "player class"]:
         """The logits of each player alone, less those of nobody.
 
         Taken before the last linear layer where there is one: the difference of two logits would carry the rounding of
@@ -79,8 +76,8 @@ class Coalitions:
         split, state = self._game.split, self._state
         nobody = last_layer(split, state.with_activations(torch.zeros_like(state.activations)))
         if nobody is None:
-            return self._game.head_logits(state, players, alone, self._numbers) - self.nothing
-        features = self._game.head_logits(state, players, alone, self._numbers, partial(_features, split))
+            return self._run_head(alone) - self.nothing
+        features = self._run_head(alone, partial(_features, split))
         return (features - nobody.features) @ nobody.weights.T
 
 

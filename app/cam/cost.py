@@ -1,19 +1,19 @@
 """What explanations will take, before they are begun."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from app.cam.chunks import images_at_once, rows_at_once
-from app.cam.maps import Smooth, view_count
 from app.cam.methods import Method
 from app.cam.questions import Question
 from app.cam.split import SplitNetwork
 from app.cam.utilities import UTILITIES
+from app.cam.views import Smooth, view_count
 
 _COALITIONS_TRIED = 768
 _HEAD_ROWS_TRIED = 32
@@ -33,6 +33,10 @@ class Costs:
     head_row_s: float
     coalition_s: float
 
+    def least(self, other: "Costs") -> "Costs":
+        """The less of two measurements, part by part: whatever else ran can only have added to them."""
+        return Costs(*map(min, astuple(self), astuple(other)))
+
     def of(self, split: SplitNetwork, question: Question) -> float:
         """What a question's method takes at a layer, besides the pass that everything needs."""
         work = question.method.work(split, question.effort)
@@ -49,8 +53,8 @@ def estimate_s(
 ) -> float:
     """Estimates the time of `engine.explain`.
 
-    Questions about one image share what a method finds out about it; on explanation maps, of which each question has
-    its own, nothing is shared.
+    Questions about one image share what some methods find out about it; on explanation maps, of which each question
+    has its own, nothing is shared.
 
     Args:
         splits: the layers.
@@ -63,14 +67,23 @@ def estimate_s(
         Seconds on an idle device.
     """
     views = view_count(smooth)
-    total = 0.0
+    measured = [question for question in questions if metrics and not question.is_reference]
+    images = len({question.image for question in questions})
+    # One anti-explanation map for each explanation, at the first layer only.
+    total = costs[0].image_s * len(measured)
     for split, cost in zip(splits, costs, strict=True):
-        shared = {(q.image, q.method.name, q.effort): cost.of(split, q) for q in questions}
-        total += views * (len({q.image for q in questions}) * cost.image_s + sum(shared.values()))
-        if metrics:
-            again = sum(cost.of(split, q) for q in questions if not q.is_reference)
-            total += views * again + (views + 1) * cost.image_s * len(questions)
+        passes = images + len(measured)
+        games = {_game_of(split, question): cost.of(split, question) for question in questions}
+        again = sum(cost.of(split, question) for question in measured)
+        total += views * (passes * cost.image_s + sum(games.values()) + again)
     return total
+
+
+def _game_of(split: SplitNetwork, question: Question) -> Hashable:
+    """Equal for questions that share their method's work."""
+    if question.method.work(split, question.effort).is_shared:
+        return question.image, question.method.name, question.seed, question.effort
+    return question
 
 
 def costliest(splits: Sequence[SplitNetwork], costs: Sequence[Costs], questions: Sequence[Question]) -> Method:
@@ -89,10 +102,10 @@ def measure_costs(
         image_s: what the whole network takes, where it is known from another layer.
     """
     device = images.device
-    batch = images.repeat(images_at_once(images), 1, 1, 1)
+    if image_s is None:
+        batch = images.repeat(images_at_once(images), 1, 1, 1)
+        image_s = _seconds(lambda: split.logits(batch), device, repeats=1) / len(batch)
     with torch.no_grad():
-        if image_s is None:
-            image_s = _seconds(lambda: split.head(split.trunk(batch)), device, repeats=1) / len(batch)
         state = split.trunk(images)
         rows = state.take(
             torch.zeros(min(_HEAD_ROWS_TRIED, rows_at_once(state.activations)), dtype=torch.int64, device=device)

@@ -1,29 +1,27 @@
 """Explains batches of images: one pass for the images, one batch of masked images for all quality figures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from app.cam.chunks import Pause, go_on
 from app.cam.errors import MethodError
 from app.cam.fidelity import Fidelity, compare
 from app.cam.heatmap import is_constant, mean_heatmap
-from app.cam.maps import Map, Smooth, Views, find_maps, views_of
+from app.cam.maps import Map, find_maps, target_classes
 from app.cam.measuring import measure
 from app.cam.methods import METHODS, Method
 from app.cam.questions import Explained, Explanation, Question
 from app.cam.split import SplitNetwork
 from app.cam.utilities import Utility
+from app.cam.views import Smooth, Views, views_of
 
 _REFERENCE = METHODS["shapley-sampling"]
 # In the low bits: torch's generator on the CPU looks at 32 of them.
 _OTHER_DRAWS = 0x5EED
-
-
-def _go_on() -> None:
-    pass
 
 
 def explain(
@@ -33,7 +31,7 @@ def explain(
     *,
     metrics: bool = True,
     smooth: Smooth = "none",
-    pause: Callable[[], None] = _go_on,
+    pause: Pause = go_on,
 ) -> Explained:
     """Answers all questions about a batch of images.
 
@@ -66,8 +64,8 @@ def explain(
     for split in splits:
         shown, mirrored = views_of(images, smooth)
         views = Views(shown, split.trunk(shown), mirrored)
-        if len(mirrored) > 1 and not layers:
-            asked = _settle_targets(split, views, asked, pause)
+        if views.count > 1 and not layers:
+            asked = _settle_targets(split, views, asked)
         layers.append(find_maps(split, views, asked, pause))
         # Every further layer explains the classes that the first one found.
         asked = [replace(q, target=m.target_class) for q, m in zip(asked, layers[-1], strict=True)]
@@ -119,15 +117,13 @@ def with_references(questions: Sequence[Question]) -> tuple[list[Question], dict
     return asked, references
 
 
-def _settle_targets(
-    split: SplitNetwork, views: Views, questions: list[Question], pause: Callable[[], None]
-) -> list[Question]:
+def _settle_targets(split: SplitNetwork, views: Views, questions: list[Question]) -> list[Question]:
     """Decides the classes on the images themselves, so that all views explain the same."""
-    count = len(views.mirrored)
-    itself = torch.arange(0, len(views.images), count, device=views.images.device)
-    alone = Views(views.images[itself], views.state.take(itself), (False,))
-    found = find_maps(split, alone, [replace(q, method=METHODS["fakecam"]) for q in questions], pause)
-    return [replace(q, target=m.target_class) for q, m in zip(questions, found, strict=True)]
+    with torch.no_grad():
+        logits = split.head(views.of_images_themselves())
+    rows = torch.tensor([question.image for question in questions], device=logits.device)
+    classes = target_classes(logits[rows], [question.target for question in questions]).tolist()
+    return [replace(question, target=target) for question, target in zip(questions, classes, strict=True)]
 
 
 def _explanation(

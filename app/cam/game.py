@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from app.cam.chunks import chunks, images_at_once, rows_at_once
+from app.cam.chunks import Pause, chunks, go_on, images_at_once, rows_at_once
 from app.cam.split import SplitNetwork, State
 from app.cam.utilities import Logits, Utility, Values, values_of_rows
 
@@ -36,11 +36,13 @@ class Work:
         images: masked images through the whole network.
         head_rows: rows through the head alone; one with its derivatives counts as three.
         coalitions: coalitions whose logits are a sum over players.
+        is_shared: whether all targets and utilities share it.
     """
 
     images: int = 0
     head_rows: int = 0
     coalitions: int = 0
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,6 @@ class Row:
     effort: Effort = Effort()
 
 
-def _go_on() -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Game:
     """The games of some rows; rows of one image share whatever is computed for it.
@@ -85,7 +83,7 @@ class Game:
     states: State
     rows: tuple[Row, ...]
     values: Values
-    pause: Callable[[], None] = _go_on
+    pause: Pause = go_on
     extra_passes: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -119,36 +117,36 @@ class Game:
         row = self.rows[number]
         return row.utility.of(logits, self._index([row.target_class]).expand(len(logits)))
 
-    def head_logits(
+    def run_head(
         self,
         state: State,
         count: int,
-        coalition: Callable[[Tensor, Int[Tensor, " some"]], Tensor],
+        version: Callable[[Tensor, Int[Tensor, " some"]], Tensor],
         numbers: list[int],
-        run: Callable[[State], Tensor] | None = None,
-    ) -> Float[Tensor, "count class"]:
+        read: Callable[[State], Tensor] | None = None,
+    ) -> Float[Tensor, "count output"]:
         """Runs the head alone on `count` versions of one image's activations, in chunks.
 
         Args:
             state: of one row.
             count: how many versions.
-            coalition: makes the versions with the given numbers out of the activations, (some, channel, height, width).
+            version: makes those with the given numbers out of the activations, (some, channel, height, width).
             numbers: the rows on whose account it is.
-            run: makes something else than the logits of a chunk of rows.
+            read: runs the head and reads something else than its logits.
         """
-        run = run or self.split.head
+        read = read or self.split.head
         self.count_heads(numbers, count)
         device = state.activations.device
-        logits = []
+        outputs = []
         with torch.no_grad():
             for chunk in chunks(range(count), rows_at_once(state.activations)):
                 self.pause()
                 versions = torch.arange(chunk[0], chunk[-1] + 1, device=device)
                 rows = state.take(torch.zeros_like(versions))
-                logits.append(run(rows.with_activations(coalition(rows.activations, versions))))
-        return torch.cat(logits)
+                outputs.append(read(rows.with_activations(version(rows.activations, versions))))
+        return torch.cat(outputs)
 
-    def image_logits(
+    def run_network(
         self, image: int, masks: Callable[[slice], Float[Tensor, "some height width"]], count: int, numbers: list[int]
     ) -> Float[Tensor, "count class"]:
         """Runs the whole network on `count` masked versions of an image, in chunks; the masks are made as they go.

@@ -1,14 +1,13 @@
 """Attributions and heatmaps of a batch at one layer, before their quality is measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from app.cam.chunks import chunks, rows_at_once
+from app.cam.chunks import Pause, chunks, rows_at_once
 from app.cam.derivatives import differentiate
 from app.cam.errors import TargetError
 from app.cam.game import Game, Row
@@ -18,30 +17,7 @@ from app.cam.methods.registry import Need
 from app.cam.questions import LayerAttribution, Question, Target
 from app.cam.split import SplitNetwork, State
 from app.cam.utilities import Logits, Values, values_of_rows
-
-Smooth = Literal["none", "flip", "flip-scale"]
-
-# Each smoothing's views of an image: whether it is mirrored, and the factor. The image itself comes first.
-_VIEWS: dict[Smooth, tuple[tuple[bool, float], ...]] = {
-    "none": ((False, 1.0),),
-    "flip": ((False, 1.0), (True, 1.0)),
-    "flip-scale": tuple((mirrored, factor) for mirrored in (False, True) for factor in (1.0, 0.9, 1.1)),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Views:
-    """Images as the network is shown them, all views of one image in consecutive rows.
-
-    Attributes:
-        images: the views.
-        state: what the trunk made of them.
-        mirrored: of the views of one image, which are mirrored.
-    """
-
-    images: Float[Tensor, "view 3 height width"]
-    state: State
-    mirrored: tuple[bool, ...]
+from app.cam.views import Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +43,8 @@ class Map:
     forward_passes: int
 
 
-def view_count(smooth: Smooth) -> int:
-    """How many views of an image the network is shown."""
-    return len(_VIEWS[smooth])
-
-
-def views_of(images: Float[Tensor, "batch 3 height width"], smooth: Smooth) -> tuple[Tensor, tuple[bool, ...]]:
-    """All views of a batch, image by image, and which of an image's are mirrored."""
-    if smooth == "none":
-        return images, (False,)
-    views = [(images.flip(3) if mirrored else images) * factor for mirrored, factor in _VIEWS[smooth]]
-    return torch.stack(views, dim=1).flatten(0, 1), tuple(mirrored for mirrored, _ in _VIEWS[smooth])
-
-
 def find_maps(
-    split: SplitNetwork, views: Views, questions: Sequence[Question], pause: Callable[[], None], *, draw: int = 0
+    split: SplitNetwork, views: Views, questions: Sequence[Question], pause: Pause, *, draw: int = 0
 ) -> list[Map]:
     """Answers all questions at one layer.
 
@@ -96,10 +59,9 @@ def find_maps(
         MethodError: a method cannot be used here.
         TargetError: a target class does not exist.
     """
-    count = len(views.mirrored)
     size = (views.images.shape[2], views.images.shape[3])
     maps = []
-    for chunk in chunks(questions, max(1, rows_at_once(views.state.activations) // count)):
+    for chunk in chunks(questions, max(1, rows_at_once(views.state.activations) // views.count)):
         pause()
         maps.extend(_find_some(split, views, chunk, size, pause, draw))
     return maps
@@ -139,10 +101,10 @@ def _find_some(
     views: Views,
     questions: Sequence[Question],
     size: tuple[int, int],
-    pause: Callable[[], None],
+    pause: Pause,
     draw: int,
 ) -> list[Map]:
-    count = len(views.mirrored)
+    count = views.count
     lines, line_of_row = _lines_of(questions, count)
     state = _rows_of(views.state, [line.view for line in lines])
     found = _evaluate(split, state, lines, {need for question in questions for need in question.method.needs})
@@ -163,8 +125,8 @@ def _find_some(
                 logits=found.logits[line],
                 utility_value=values[line],
                 hvp_norm=norms[line] if norms is not None and "hvp" in question.method.needs else None,
-                layer=_mean_layer(attributed, available[part], part, views.mirrored),
-                heatmap=_mean_heatmap(heatmaps[part], views.mirrored),
+                layer=_mean_layer(views, attributed, available[part], part),
+                heatmap=mean_heatmap(views.mirrored_back(heatmaps[part])),
                 forward_passes=sum(attributed.extra_passes[part]) + count * (2 if split.whole_head else 1),
             )
         )
@@ -199,7 +161,7 @@ def _evaluate(split: SplitNetwork, state: State, lines: list[_Line], needs: set[
 
     def utility(logits: Logits) -> Values:
         # "predicted" is known only here, where the one pass through the head has its logits.
-        targets.append(_target_classes(logits, [line.question.target for line in lines]))
+        targets.append(target_classes(logits, [line.question.target for line in lines]))
         return values_of_rows(logits, targets[0], utilities)
 
     if not needs & {"gradients", "hvp"}:
@@ -210,7 +172,12 @@ def _evaluate(split: SplitNetwork, state: State, lines: list[_Line], needs: set[
     return _Found(found.logits, found.values, targets[0], found.gradients, found.hvp)
 
 
-def _target_classes(logits: Tensor, targets: list[Target]) -> Int[Tensor, " line"]:
+def target_classes(logits: Float[Tensor, "line class"], targets: Sequence[Target]) -> Int[Tensor, " line"]:
+    """The class that each target means, given the logits of its image.
+
+    Raises:
+        TargetError: there is no such class.
+    """
     most, least = logits.argmax(dim=1), logits.argmin(dim=1)
     classes = logits.shape[1]
     found = []
@@ -237,7 +204,7 @@ class _Rows:
     lines: list[_Line]
     draw: int
 
-    def attribute(self, state: State, found: _Found, pause: Callable[[], None]) -> _Attributed:
+    def attribute(self, state: State, found: _Found, pause: Pause) -> _Attributed:
         """Applies each row's method, all rows of one method at once."""
         shape = (len(self.questions), *state.activations.shape[2:])
         attributions = state.activations.new_empty(shape)
@@ -260,7 +227,7 @@ class _Rows:
         return _Attributed(attributions, standard_errors, sampled, extra_passes)
 
     def _evidence(
-        self, state: State, found: _Found, chosen: list[int], needs: frozenset[Need], pause: Callable[[], None]
+        self, state: State, found: _Found, chosen: list[int], needs: frozenset[Need], pause: Pause
     ) -> Evidence:
         of_line = [self.lines_of[row] for row in chosen]
         index = torch.tensor(of_line, device=found.targets.device)
@@ -283,14 +250,13 @@ class _Rows:
             game=self._game(found, chosen, index, pause) if "game" in needs else None,
         )
 
-    def _game(self, found: _Found, chosen: list[int], index: Int[Tensor, " row"], pause: Callable[[], None]) -> Game:
-        count = len(self.views.mirrored)
+    def _game(self, found: _Found, chosen: list[int], index: Int[Tensor, " row"], pause: Pause) -> Game:
         targets = found.targets[index].tolist()
         rows = []
         for row, target in zip(chosen, targets, strict=True):
             question, view = self.questions[row], self.lines[self.lines_of[row]].view
             # Views of an image draw apart, so that their errors average out.
-            seed = question.seed ^ (view % count)
+            seed = question.seed ^ (view % self.views.count)
             rows.append(Row(view, target, question.utility, seed, question.effort))
         return Game(self.split, self.views.images, self.views.state, tuple(rows), found.values[index], pause)
 
@@ -324,23 +290,11 @@ class _Rows:
         return available
 
 
-def _mean_layer(
-    attributed: _Attributed, available: list[float | None], part: slice, mirrored: tuple[bool, ...]
-) -> LayerAttribution:
-    views = _unmirror(attributed.attributions[part], mirrored)
-    attribution = views[0] if len(views) == 1 else views.mean(dim=0)
+def _mean_layer(views: Views, attributed: _Attributed, available: list[float | None], part: slice) -> LayerAttribution:
+    attributions = views.mirrored_back(attributed.attributions[part])
     known = [value for value in available if value is not None]
     errors = None
     if part.start in attributed.sampled:
-        errors = _unmirror(attributed.standard_errors[part], mirrored).norm(dim=0) / len(mirrored)
+        errors = views.mirrored_back(attributed.standard_errors[part]).norm(dim=0) / views.count
+    attribution = attributions[0] if views.count == 1 else attributions.mean(dim=0)
     return LayerAttribution(attribution, errors, sum(known) / len(known) if known else None)
-
-
-def _mean_heatmap(heatmaps: Float[Tensor, "view height width"], mirrored: tuple[bool, ...]) -> Tensor:
-    return mean_heatmap(_unmirror(heatmaps, mirrored))
-
-
-def _unmirror(maps: Float[Tensor, "view height width"], mirrored: tuple[bool, ...]) -> Tensor:
-    if not any(mirrored):
-        return maps
-    return torch.stack([view.flip(1) if flip else view for view, flip in zip(maps, mirrored, strict=True)])

@@ -1,18 +1,19 @@
 """Measures explanations: what is left of the score on the explanation map and on its opposite."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from app.cam.chunks import chunks, images_at_once
+from app.cam.chunks import Pause, chunks, images_at_once
 from app.cam.heatmap import mean_heatmap
-from app.cam.maps import Map, Smooth, Views, find_maps, view_count, views_of
+from app.cam.maps import Map, find_maps
 from app.cam.metrics import Metrics, compute_metrics
 from app.cam.questions import Explanation
 from app.cam.split import SplitNetwork
+from app.cam.views import Smooth, Views, view_count, views_of
 
 
 def measure(
@@ -21,7 +22,7 @@ def measure(
     logits: Float[Tensor, "batch class"],
     explanations: Sequence[Explanation],
     smooth: Smooth,
-    pause: Callable[[], None],
+    pause: Pause,
 ) -> list[Explanation]:
     """Adds the quality figures to explanations.
 
@@ -48,7 +49,7 @@ def _measure(
     logits: Tensor,
     explanations: Sequence[Explanation],
     smooth: Smooth,
-    pause: Callable[[], None],
+    pause: Pause,
 ) -> list[Explanation]:
     pause()
     rows = torch.tensor([e.question.image for e in explanations], device=images.device)
@@ -82,7 +83,7 @@ def _explain_again(
     splits: tuple[SplitNetwork, ...],
     masked: _Masked,
     explanations: Sequence[Explanation],
-    pause: Callable[[], None],
+    pause: Pause,
 ) -> tuple[list[tuple[Map, ...]], Float[Tensor, "explanation class"]]:
     """Explains explanation maps, at each layer for the class already chosen; scores their opposites beside them."""
     questions = [

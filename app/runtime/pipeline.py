@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from app.cam.engine import explain
-from app.cam.maps import Smooth
 from app.cam.questions import Explanation, Question, image_seed
-from app.errors import InvalidParameter
+from app.cam.views import Smooth
 from app.imaging import DecodedImage, Fit, View, decode, make_view, normalise, render_view
 from app.runtime.runtime import Runtime
 from app.runtime.served import ServedNetwork
@@ -136,11 +135,8 @@ async def explain_layers(
             pause()
             splits.append(served.split_at(path))
         asked = [replace(question, seed=image_seed(question.seed, seen.digest)) for question in questions]
-        try:
-            served.refuse_beyond(limit_s, layer_paths, asked, metrics=metrics, smooth=smooth)
-        except InvalidParameter:
-            served.measure_again(layer_paths)
-            served.refuse_beyond(limit_s, layer_paths, asked, metrics=metrics, smooth=smooth)
+        # Layers that were not known when the request came are judged only now.
+        served.refuse_beyond(limit_s, layer_paths, asked, metrics=metrics, smooth=smooth)
         images = normalise(seen.pixels[None], network.preprocessing, network.device)
         explained = explain(splits, images, asked, metrics=metrics, smooth=smooth, pause=pause)
         return images, explained.logits[0].double().cpu(), explained.explanations

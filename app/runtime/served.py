@@ -1,24 +1,29 @@
 """A loaded network as the service holds it: on its worker, with its splits and what they cost."""
 
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from app.cam.cost import Costs, costliest, estimate_s, measure_costs
 from app.cam.engine import explain, with_references
-from app.cam.maps import Smooth
 from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.split import SplitNetwork
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
+from app.cam.views import Smooth
 from app.errors import InvalidParameter
 from app.runtime.worker import DeviceWorker
 from service_models import Network
 
 _OTHER_SPLITS = 16
+# Requests that are refused have the network timed no more often than this.
+_MEASURED_AGAIN_S = 30.0
 
 
 class ServedNetwork:
@@ -33,6 +38,7 @@ class ServedNetwork:
         self.network = network
         self.worker = worker
         self._image_s: float | None = None
+        self._measured_at = -math.inf
         self._named: dict[str, tuple[SplitNetwork, Costs]] = {}
         self._others: OrderedDict[str, tuple[SplitNetwork, Costs]] = OrderedDict()
 
@@ -48,7 +54,7 @@ class ServedNetwork:
         for path in self.network.layers.values():
             split = split_network(self.network.model, path, self.network.preprocessing.input_size)
             explain(split, images, [Question(0, METHODS["shapleycam"], UTILITIES["rest"])])
-            self._named[path] = (split, self._measure(split, images))
+            self._named[path] = (split, self._measure(split))
 
     def split_at(self, path: str) -> SplitNetwork:
         """The split at a module path.
@@ -62,7 +68,7 @@ class ServedNetwork:
             return self._named[path][0]
         if path not in self._others:
             split = split_network(self.network.model, path, self.network.preprocessing.input_size)
-            self._others[path] = (split, self._measure(split, self._noise()))
+            self._others[path] = (split, self._measure(split))
             if len(self._others) > _OTHER_SPLITS:
                 self._others.popitem(last=False)
         self._others.move_to_end(path)
@@ -76,9 +82,10 @@ class ServedNetwork:
         *,
         metrics: bool,
         smooth: Smooth,
-        doubt: float = 1,
     ) -> None:
         """Refuses what would take longer than a request may; layers that were never used are not judged.
+
+        A refusal has the layers timed again when the device is free: the last time may have fallen on a busy moment.
 
         Args:
             limit_s: how long a request may take.
@@ -86,7 +93,6 @@ class ServedNetwork:
             questions: what is asked of them.
             metrics: whether quality figures are wanted.
             smooth: the views.
-            doubt: how many times the limit an estimate must exceed to be believed.
 
         Raises:
             InvalidParameter: with the estimate.
@@ -98,8 +104,9 @@ class ServedNetwork:
         splits, costs = [split for split, _ in found], [cost for _, cost in found]
         asked, _ = with_references(questions)
         seconds = estimate_s(splits, costs, asked, metrics=metrics, smooth=smooth)
-        if seconds <= doubt * limit_s:
+        if seconds <= limit_s:
             return
+        self._measure_soon(paths)
         method = costliest(splits, costs, asked)
         field = next((name for name in ("permutations", "nodes") if name in method.parameters), "method")
         raise InvalidParameter(
@@ -111,19 +118,23 @@ class ServedNetwork:
             limit_s=limit_s,
         )
 
-    def _measure(self, split: SplitNetwork, images: Tensor) -> Costs:
-        costs = measure_costs(split, images, self._image_s)
+    def _measure_soon(self, paths: Sequence[str]) -> None:
+        if time.monotonic() - self._measured_at < _MEASURED_AGAIN_S:
+            return
+        self._measured_at = time.monotonic()
+        self.worker.start(partial(self._measure_again, paths))
+
+    def _measure_again(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            for kept in (self._named, self._others):
+                if path in kept:
+                    split, costs = kept[path]
+                    kept[path] = (split, costs.least(measure_costs(split, self._noise())))
+
+    def _measure(self, split: SplitNetwork) -> Costs:
+        costs = measure_costs(split, self._noise(), self._image_s)
         self._image_s = costs.image_s
         return costs
-
-    def measure_again(self, paths: Sequence[str]) -> None:
-        """Measures layers anew, on the worker's thread: the first time may have fallen on a busy moment."""
-        self._image_s = None
-        for path in paths:
-            for known in (self._named, self._others):
-                if path in known:
-                    split = known[path][0]
-                    known[path] = (split, self._measure(split, self._noise()))
 
     def _noise(self) -> Tensor:
         height, width = self.network.preprocessing.input_size

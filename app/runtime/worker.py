@@ -41,6 +41,10 @@ class DeviceWorker:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
 
+    def start(self, job: Callable[[], object]) -> None:
+        """Queues a job whose result nobody waits for."""
+        self._thread.submit(job)
+
     def close(self) -> None:
         """Lets the running job end and drops the others."""
         self._thread.shutdown(wait=True, cancel_futures=True)

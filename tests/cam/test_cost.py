@@ -9,11 +9,11 @@ from torch import Tensor
 from app.cam.cost import Costs, costliest, estimate_s, measure_costs
 from app.cam.engine import explain, with_references
 from app.cam.game import Effort, Work
-from app.cam.maps import Smooth
 from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.split import SplitNetwork, State
 from app.cam.utilities import UTILITIES
+from app.cam.views import Smooth
 from tests.cam.games import PoolAndClassify, split_tiny
 from tests.cam.test_shapley import additive_head, curved_head, split_grid
 

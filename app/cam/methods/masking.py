@@ -20,7 +20,7 @@ _EPSILON = 1e-7
     "Score-CAM: each channel weighs as much as the image seen through it scores; one forward pass a channel.",
     "Wang et al. 2020, Eq. 6",
     needs=("game",),
-    work=lambda split, _: Work(images=split.grid.channels),
+    work=lambda split, _: Work(images=split.grid.channels, is_shared=True),
 )
 def scorecam(evidence: Evidence) -> Attribution:
     """Sum over channels of s_i A_i, s = softmax over channels of U(x * M_i).
@@ -55,7 +55,7 @@ def _scores_of_channels(game: Game, state: State, numbers: list[int]) -> Float[T
         # Enlarging rounds, and what is constant would be the contrast of its rounding.
         return masks.masked_fill_(is_constant[chosen[some]][:, None, None], 0)
 
-    return game.image_logits(game.rows[numbers[0]].image, masks, len(chosen), numbers)[place]
+    return game.run_network(game.rows[numbers[0]].image, masks, len(chosen), numbers)[place]
 
 
 @method(
@@ -63,7 +63,7 @@ def _scores_of_channels(game: Game, state: State, numbers: list[int]) -> Float[T
     "Ablation-CAM: each channel weighs as much as the utility falls without it.",
     "Desai and Ramaswamy 2020, without the division by U, which flips signs where U < 0",
     needs=("game",),
-    work=lambda split, _: Work(head_rows=3 if split.channelwise else split.grid.channels),
+    work=lambda split, _: Work(head_rows=3 if split.channelwise else split.grid.channels, is_shared=True),
 )
 def ablationcam(evidence: Evidence) -> Attribution:
     """Sum over channels of (U(A) - U(A with A_i set to zero)) A_i."""
@@ -94,7 +94,7 @@ def _logits_without_channels(game: Game, state: State, numbers: list[int]) -> Fl
         kept[torch.arange(len(versions), device=rows.device), versions] = 0
         return rows * kept[:, :, None, None]
 
-    return game.head_logits(state, channels, without_one, numbers)
+    return game.run_head(state, channels, without_one, numbers)
 
 
 @method(

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import numpy as np
 import torch
 
 from app.cam.chunks import chunks, rows_at_once
@@ -10,6 +9,7 @@ from app.cam.coalitions import Coalitions
 from app.cam.derivatives import differentiate
 from app.cam.game import Effort, Game, Work
 from app.cam.methods.registry import Attribution, Estimate, Evidence, Maps, method
+from app.cam.quadrature import gauss_legendre
 from app.cam.sampling import MOST_ENUMERATED, enumerate_values, sample_values
 from app.cam.split import SplitNetwork, State
 from app.cam.utilities import values_of_rows
@@ -19,8 +19,8 @@ def _work_of_sampling(split: SplitNetwork, effort: Effort) -> Work:
     players = split.grid.height * split.grid.width
     count = effort.permutations * (players - 1) if players > MOST_ENUMERATED else 2**players
     if not split.additive:
-        return Work(head_rows=count)
-    return Work(head_rows=0 if split.classifier is not None else players, coalitions=count)
+        return Work(head_rows=count, is_shared=True)
+    return Work(head_rows=0 if split.classifier is not None else players, coalitions=count, is_shared=True)
 
 
 @method(
@@ -66,7 +66,7 @@ def aumann_shapley(evidence: Evidence) -> Attribution:
     points = [
         (number, scale, weight)
         for number, row in enumerate(game.rows)
-        for scale, weight in zip(*_gauss_legendre(row.effort.nodes), strict=True)
+        for scale, weight in zip(*gauss_legendre(row.effort.nodes), strict=True)
     ]
     gradients = torch.zeros_like(maps)
     for chunk in chunks(points, rows_at_once(maps)):
@@ -96,9 +96,3 @@ def _weighted_gradients(
     )
     found = differentiate(game.split, rows.with_activations(rows.activations * scale), utility, second_order=False)
     return found.gradients * weight
-
-
-def _gauss_legendre(nodes: int) -> tuple[list[float], list[float]]:
-    """Points and weights on [0, 1]."""
-    points, weights = np.polynomial.legendre.leggauss(nodes)
-    return ((points + 1) / 2).tolist(), (weights / 2).tolist()
