@@ -7,7 +7,8 @@ WORKDIR /service
 
 # Before the code, so that a change of the code does not install PyTorch again.
 COPY requirements.lock .
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+# The list is complete but for OpenVINO's telemetry, which is not wanted.
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 
 # The mode makes the code readable to the service whatever the umask of the checkout.
 COPY --chmod=755 app/ app/

@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 # pip from outside installs into the environment, so that Debian's python3 without python3-venv will do.
-INSTALL := $(PYTHON) -m pip --python $(PY) install --quiet --disable-pip-version-check --require-hashes
+# The lock files are complete but for OpenVINO's telemetry, which would report to the outside and is not missed.
+INSTALL := $(PYTHON) -m pip --python $(PY) install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .PHONY: serve test check bench lock
 serve: $(VENV)/.runtime
@@ -25,9 +26,9 @@ bench: $(VENV)/.dev
 # Pins without index addresses; needs uv.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.lock
+		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-annotate --no-header --extra dev -c requirements.lock pyproject.toml \
+		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra dev -c requirements.lock pyproject.toml \
 		-o requirements-dev.lock
 
 $(PY):

@@ -109,6 +109,18 @@ class NotReady(ServiceError):
     code, status = "not_ready", 503
 
 
+class Draining(ServiceError):
+    """The service is stopping: it answers what it has accepted, and takes no more."""
+
+    code, status = "draining", 503
+
+
+class WorkerFailed(ServiceError):
+    """The worker that owns the device failed; what it held is lost, and a new one takes over."""
+
+    code, status = "worker_failed", 503
+
+
 class Timeout(ServiceError):
     """The answer was not ready within `CAM_TIMEOUT_S`."""
 

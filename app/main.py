@@ -31,6 +31,7 @@ class State(TypedDict):
 
 def create_app(
     settings: Settings,
+    runtime: Runtime | None = None,
     *,
     on_ready: Callable[[], None] = lambda: None,
     on_failure: Callable[[Exception], None] = lambda _error: None,
@@ -39,19 +40,23 @@ def create_app(
 
     Args:
         settings: everything an operator can set.
+        runtime: made of the same settings, where the caller wants to hold it.
         on_ready: called once when all networks are loaded and warm.
         on_failure: called once with the reason when a network cannot be loaded.
     """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
-        runtime = Runtime(settings)
-        loading = asyncio.create_task(_load(runtime, on_ready, on_failure))
+        held = runtime or Runtime(settings)
+        loading = asyncio.create_task(_load(held, on_ready, on_failure))
         try:
-            yield {"runtime": runtime}
+            await held.decoders.start()
+            yield {"runtime": held}
         finally:
+            held.is_draining = True
             await loading
-            await asyncio.to_thread(runtime.close)
+            await held.decoders.close()
+            await asyncio.to_thread(held.close)
 
     app = FastAPIOffline(
         title="ShapleyCAM service",
@@ -75,4 +80,5 @@ async def _load(runtime: Runtime, on_ready: Callable[[], None], on_failure: Call
     except Exception as error:  # whatever went wrong, the operator must hear of it
         on_failure(error)
     else:
-        on_ready()
+        if runtime.is_loaded:
+            on_ready()

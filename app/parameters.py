@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from app.cam.methods import METHODS
 from app.cam.utilities import UTILITIES
 from app.cam.views import Smooth
-from app.imaging import colormap_names
+from app.imaging.colour import colormap_names
 
 Fit = Literal["crop", "stretch", "pad"]
 Include = Literal["heatmap", "overlay", "attribution", "explanation_map", "anti_explanation_map"]

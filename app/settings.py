@@ -1,10 +1,12 @@
 """Settings, read from the environment once and passed in."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+TrunkSetting = Literal["auto", "eager", "compile", "openvino"]
 
 
 class Settings(BaseSettings):
@@ -25,6 +27,14 @@ class Settings(BaseSettings):
         min_length=1,
         description="auto, cpu, cuda or cuda:N; a comma-separated list spreads the networks over devices",
     )
+    trunk: TrunkSetting = Field(
+        "auto",
+        description="what runs the networks up to the named layers: auto (OpenVINO on the CPU, CUDA graphs on a GPU), "
+        "eager, compile (needs a C++ compiler and minutes) or openvino",
+    )
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32", description="arithmetic of that part; less than float32 is faster where the device has it"
+    )
     weights_dir: Path | None = Field(
         None, description="folder with <network>.safetensors or <network>.pth, looked in before any hub"
     )
@@ -33,6 +43,7 @@ class Settings(BaseSettings):
     max_targets: int = Field(16, ge=1, description="most target classes in one request")
     queue_size: int = Field(128, ge=1, description="most explanations accepted and not yet answered")
     timeout_s: float = Field(120, gt=0, description="longest time from acceptance to answer in seconds")
+    drain_s: float = Field(30, gt=0, description="longest time from SIGTERM to the end in seconds")
 
     @field_validator("models", "device", mode="before")
     @classmethod

@@ -11,7 +11,8 @@ from app.cam.questions import Question, Target
 from app.cam.utilities import UTILITIES
 from app.errors import InvalidParameter
 from app.parameters import ExplanationParameters
-from app.runtime.pipeline import Answer, Seen, explain_layers
+from app.runtime.decoding import Reading
+from app.runtime.pipeline import Answer, explain_layers
 from app.runtime.served import ServedNetwork
 from app.settings import Settings
 
@@ -32,14 +33,13 @@ class Asked:
     parameters: ExplanationParameters
     limit_s: float
 
-    async def explain(self, served: ServedNetwork, seen: Seen) -> Answer:
+    async def explain(self, served: ServedNetwork, seen: Reading) -> Answer:
         """Asks the network."""
         return await explain_layers(
             served,
             seen,
             tuple(self.layers.values()),
             self.questions,
-            metrics=self.parameters.metrics,
             smooth=self.parameters.smooth,
             limit_s=self.limit_s,
         )
@@ -69,7 +69,7 @@ def ask(
     ]
     paths = tuple(layers.values())
     limit_s = settings.timeout_s
-    served.refuse_beyond(limit_s, paths, questions, metrics=parameters.metrics, smooth=parameters.smooth)
+    served.refuse_beyond(limit_s, paths, questions, parameters.smooth)
     return Asked(layers, questions, parameters, limit_s)
 
 
@@ -81,5 +81,6 @@ def _question(parameters: ExplanationParameters, target: Target, method: str, ut
         target,
         parameters.seed,
         Effort(parameters.permutations, parameters.tolerance, parameters.nodes),
+        metrics=parameters.metrics,
         reference=parameters.reference != "none",
     )

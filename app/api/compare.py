@@ -9,14 +9,18 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.asking import ask
 from app.api.body import read_body, validate
-from app.api.context import runtime_of
+from app.api.context import admitted, runtime_of
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
 from app.api.replies import Clock, compare_reply, predictions_of
 from app.errors import InvalidParameter
-from app.imaging import Cell, contact_sheet, encode_png, overlays, sheet_size, shrunk_size
+from app.imaging.overlay import overlays
+from app.imaging.png import encode_png
+from app.imaging.sheet import Cell, contact_sheet, sheet_size
+from app.imaging.shrinking import shrunk_size
 from app.parameters import CompareParameters
-from app.runtime.pipeline import Answer, Seen, see
+from app.runtime.decoding import Reading
+from app.runtime.pipeline import Answer, see
 from app.schemas import CompareReply
 
 router = APIRouter(tags=["explain"])
@@ -42,16 +46,19 @@ async def compare(request: Request) -> Response:
     """
     clock = Clock(time.perf_counter())
     media_type = choose(request.headers, (_JSON, _PNG))
+    runtime = runtime_of(request)
+    runtime.refuse_overload()
     body = await read_body(request, CompareParameters)
     parameters = validate(CompareParameters, body.fields)
     _check_cells(parameters)
-    runtime = runtime_of(request)
     served = runtime.network(parameters.model)
     asked = ask(parameters, parameters.method, parameters.utility, served, runtime.settings)
     headers = [f"{method}\n{utility}" for method in parameters.method for utility in parameters.utility]
 
-    async with runtime.admitted():
-        seen = await see(runtime, served.network, body.image, parameters.fit)
+    async with (
+        admitted(request),
+        see(runtime, served.network, body.image, parameters.fit, parameters.max_side, overlays=0) as seen,
+    ):
         title = f"{served.network.name} · {', '.join(asked.layers)}"
         _check_size(seen, parameters, len(asked.questions) // len(headers), headers, title)
         answer = await asked.explain(served, seen)
@@ -74,7 +81,7 @@ def _check_cells(parameters: CompareParameters) -> None:
         raise InvalidParameter(f"{cells} cells are too many for one sheet", field="method", takes=takes)
 
 
-def _check_size(seen: Seen, parameters: CompareParameters, rows: int, headers: list[str], title: str) -> None:
+def _check_size(seen: Reading, parameters: CompareParameters, rows: int, headers: list[str], title: str) -> None:
     """Refuses a sheet that is too large."""
     picture = seen.picture
     cell = shrunk_size((picture.width, picture.height), parameters.max_side)
@@ -87,13 +94,15 @@ def _check_size(seen: Seen, parameters: CompareParameters, rows: int, headers: l
 
 def _draw(answer: Answer, parameters: CompareParameters, headers: list[str], title: str) -> npt.NDArray[np.uint8]:
     """The contact sheet, HWC uint8."""
+    picture = answer.seen.picture
+    assert picture.base is not None
     pictures = overlays(
-        answer.seen.picture.pixels,
+        picture.base,
+        (picture.width, picture.height),
         [explanation.heatmap for explanation in answer.explanations],
-        answer.seen.view,
+        answer.seen.picture.view,
         colormap=parameters.colormap,
         alpha=parameters.alpha,
-        max_side=parameters.max_side,
     )
     cells = [
         Cell(picture, _note(explanation.metrics))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.api.asking import ask
 from app.api.body import read_body, validate
-from app.api.context import runtime_of
+from app.api.context import admitted, runtime_of
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
 from app.api.replies import Clock, explain_reply, header_of
@@ -48,16 +48,22 @@ async def explain(
     """
     clock = Clock(time.perf_counter())
     media_type = choose(request.headers, (_JSON, _PNG))
+    runtime = runtime_of(request)
+    runtime.refuse_overload()
     body = await read_body(request, ExplainParameters, _REPLY_FIELDS)
     parameters = validate(ExplainParameters, body.fields)
     if media_type == _PNG:
         parameters = _for_one_picture(parameters, image)
-    runtime = runtime_of(request)
     served = runtime.network(parameters.model)
     asked = ask(parameters, [parameters.method], [parameters.utility], served, runtime.settings)
 
-    async with runtime.admitted():
-        seen = await see(runtime, served.network, body.image, parameters.fit)
+    max_side = parameters.max_side if "overlay" in parameters.include else None
+    overlays = len(asked.questions)
+
+    async with (
+        admitted(request),
+        see(runtime, served.network, body.image, parameters.fit, max_side, overlays=overlays) as seen,
+    ):
         answer = await asked.explain(served, seen)
 
         def render() -> Response:

@@ -9,7 +9,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app import imaging
 from app.cam.errors import CamError, LayerError, MethodError
 from app.errors import (
     ImageTooSmall,
@@ -22,6 +21,7 @@ from app.errors import (
     TooManyPixels,
     UnsupportedMediaType,
 )
+from app.imaging import errors as imaging
 
 _LOG = logging.getLogger(__name__)
 _MOST_CHARACTERS = 2000

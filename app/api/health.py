@@ -6,7 +6,6 @@ from fastapi.responses import RedirectResponse, Response
 from app.api.context import runtime_of
 from app.api.negotiation import prefers
 from app.api.openapi import documented
-from app.errors import NotReady
 from app.schemas import Status
 
 router = APIRouter(tags=["health"])
@@ -26,11 +25,8 @@ async def livez() -> Status:
     return Status(status="alive")
 
 
-@router.get("/readyz", summary="Are all networks ready?", responses=documented(503))
+@router.get("/readyz", summary="Can requests be answered?", responses=documented(503))
 async def readyz(request: Request) -> Status:
-    """200 once every configured network is loaded and warm."""
-    runtime = runtime_of(request)
-    if not runtime.ready:
-        loading = [name for name in runtime.settings.models if name not in runtime.networks]
-        raise NotReady("networks are still loading", headers={"Retry-After": "1"}, loading=loading)
+    """200 while every configured network is loaded and its device works; 503 while the service is stopping."""
+    await runtime_of(request).check_ready()
     return Status(status="ready")

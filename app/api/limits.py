@@ -4,15 +4,17 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooLarge
+from app.errors import BodyTooLarge, QueueFull
 
 _DRAIN_BYTES = 2**30
 _DRAIN_S = 20.0
 _SILENCE_S = 2.0
+# So many bodies of the largest size may be in memory at once, of requests that are received, waiting or answered.
+_BODIES_AT_ONCE = 16
 
 
 class BodyLimit:
-    """ASGI middleware that raises `BodyTooLarge` into the application.
+    """ASGI middleware that raises `BodyTooLarge` into the application, and `QueueFull` where bodies fill the memory.
 
     A client that does not wait for "100 Continue" reads no answer before it has sent its body, and where the
     connection closes after the answer it would find a reset instead. So what an early answer leaves unread is
@@ -22,30 +24,49 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._held = Held(_BODIES_AT_ONCE * max_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Counts what the application receives."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(dict(scope["headers"]), receive, self._max_bytes)
+        body = _Body(dict(scope["headers"]), receive, self._max_bytes, self._held)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await body.drain()
             await send(message)
 
-        await self._app(scope, body.receive, answer)
+        try:
+            await self._app(scope, body.receive, answer)
+        finally:
+            body.let_go()
+
+
+class Held:
+    """How many bytes of bodies are in memory.
+
+    Attributes:
+        limit: how many there may be.
+        bytes: how many there are.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
 
 
 class _Body:
     """The body of one request as it streams in."""
 
-    def __init__(self, headers: dict[bytes, bytes], receive: Receive, max_bytes: int) -> None:
+    def __init__(self, headers: dict[bytes, bytes], receive: Receive, max_bytes: int, held: Held) -> None:
         declared = headers.get(b"content-length", b"0")
         self._declared = int(declared) if declared.isdigit() else 0
         self._receive = receive
         self._max_bytes = max_bytes
+        self._all = held
+        self._held = 0
         self._received = 0
         self._complete = not self._declared and b"transfer-encoding" not in headers
         # To receive is to tell such a client to go on.
@@ -56,13 +77,28 @@ class _Body:
 
         Raises:
             BodyTooLarge: the body is, or says that it will be, longer than the limit.
+            QueueFull: it does not fit beside those of other requests.
         """
         if self._declared > self._max_bytes:
             raise self._too_large()
         message = await self._next()
         if self._received > self._max_bytes:
             raise self._too_large()
+        size = len(message.get("body", b""))
+        if self._all.bytes + size > self._all.limit:
+            raise QueueFull(
+                "the pictures of other requests fill the memory",
+                headers={"Retry-After": "1"},
+                takes=f"at most {self._all.limit // 2**20} MiB at once",
+            )
+        self._all.bytes += size
+        self._held += size
         return message
+
+    def let_go(self) -> None:
+        """The request is over: nothing of its body is in memory any more."""
+        self._all.bytes -= self._held
+        self._held = 0
 
     async def drain(self) -> None:
         """Throws the rest away, unless the client is still waiting to be told to send it."""

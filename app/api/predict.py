@@ -6,7 +6,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from app.api.body import read_body, validate
-from app.api.context import runtime_of
+from app.api.context import admitted, runtime_of
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
 from app.api.replies import Clock, predict_reply
@@ -30,13 +30,13 @@ async def predict(request: Request) -> Response:
     """Answers with the most likely classes."""
     clock = Clock(time.perf_counter())
     choose(request.headers, ("application/json",))
+    runtime = runtime_of(request)
+    runtime.refuse_overload()
     body = await read_body(request, PredictParameters)
     parameters = validate(PredictParameters, body.fields)
-    runtime = runtime_of(request)
     served = runtime.network(parameters.model)
     check_top_k(parameters, served)
-    async with runtime.admitted():
-        seen = await see(runtime, served.network, body.image, parameters.fit)
+    async with admitted(request), see(runtime, served.network, body.image, parameters.fit) as seen:
         answer = await run_network(served, seen)
         reply = await runtime.offload(partial(predict_reply, answer, parameters.top_k, clock))
     return Response(reply.model_dump_json(), media_type="application/json")

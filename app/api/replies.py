@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from app.cam.questions import Explanation, LayerAttribution
-from app.imaging import denormalise, encode_png, heatmap_image, overlays
+from app.imaging.overlay import heatmap_image, overlays
+from app.imaging.png import encode_png
+from app.imaging.tensors import denormalise
 from app.parameters import CompareParameters, ExplainParameters
 from app.runtime.pipeline import Answer
 from app.schemas import (
@@ -196,14 +198,16 @@ class _Painter:
         self._answer = answer
         self._include = frozenset(parameters.include)
         heatmaps = [explanation.heatmap for explanation in answer.explanations]
-        self._overlays = overlays(
-            answer.seen.picture.pixels,
-            heatmaps,
-            answer.seen.view,
-            colormap=parameters.colormap,
-            alpha=parameters.alpha,
-            max_side=parameters.max_side,
-        )
+        picture = answer.seen.picture
+        if picture.base is not None:
+            self._overlays = overlays(
+                picture.base,
+                (picture.width, picture.height),
+                heatmaps,
+                answer.seen.picture.view,
+                colormap=parameters.colormap,
+                alpha=parameters.alpha,
+            )
 
     def wants(self, name: str) -> bool:
         return name in self._include
@@ -297,7 +301,7 @@ def _picture(answer: Answer) -> Picture:
 
 
 def _view(answer: Answer) -> ViewReply:
-    view = answer.seen.view
+    view = answer.seen.picture.view
     return ViewReply(fit=view.fit, box=view.box, input_size=view.input_size)
 
 

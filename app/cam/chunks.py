@@ -1,6 +1,8 @@
 """How many rows pass at once: enough to fill the device, never so many that they fill its memory."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from jaxtyping import Float
@@ -14,21 +16,32 @@ Pause = Callable[[], None]
 _HEAD_ELEMENTS = 64 * 2048 * 7 * 7
 # Whole images. On the CPU small batches are the faster ones: their feature maps stay under the size (32 MiB) from
 # which the allocator maps, and the kernel clears, fresh pages.
-_IMAGES_AT_ONCE = {"cpu": 8, "cuda": 64}
+IMAGES_AT_ONCE = {"cpu": 8, "cuda": 64}
+_divisor = ContextVar("divisor", default=1)
 
 
 def go_on() -> None:
     """The pause that does nothing."""
 
 
+@contextmanager
+def smaller_chunks(divisor: int) -> Iterator[None]:
+    """Makes all chunks so many times smaller, down to one row, for work that does not fit the memory."""
+    token = _divisor.set(divisor)
+    try:
+        yield
+    finally:
+        _divisor.reset(token)
+
+
 def rows_at_once(activations: Float[Tensor, "row channel height width"]) -> int:
     """How many rows of such activations the head takes."""
-    return max(1, _HEAD_ELEMENTS // max(1, activations[0].numel()))
+    return max(1, _HEAD_ELEMENTS // max(1, activations[0].numel()) // _divisor.get())
 
 
 def images_at_once(images: Float[Tensor, "batch 3 height width"]) -> int:
     """How many images pass through the whole network as one batch."""
-    return _IMAGES_AT_ONCE[images.device.type]
+    return max(1, IMAGES_AT_ONCE[images.device.type] // _divisor.get())
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

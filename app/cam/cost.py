@@ -47,8 +47,6 @@ def estimate_s(
     splits: Sequence[SplitNetwork],
     costs: Sequence[Costs],
     questions: Sequence[Question],
-    *,
-    metrics: bool,
     smooth: Smooth,
 ) -> float:
     """Estimates the time of `engine.explain`.
@@ -60,14 +58,13 @@ def estimate_s(
         splits: the layers.
         costs: of each.
         questions: including the references that `explain` adds; see `with_references`.
-        metrics: whether quality figures are wanted (not those of references).
         smooth: the views.
 
     Returns:
         Seconds on an idle device.
     """
     views = view_count(smooth)
-    measured = [question for question in questions if metrics and not question.is_reference]
+    measured = [question for question in questions if question.metrics and not question.is_reference]
     images = len({question.image for question in questions})
     # One anti-explanation map for each explanation, at the first layer only.
     total = costs[0].image_s * len(measured)

@@ -43,7 +43,7 @@ def explain(
         splits: network split at the target layer; several layers take a pass each, and their heatmaps are averaged.
         images: normalised, on the network's device.
         questions: at least one for each image.
-        metrics: whether the quality figures are wanted.
+        metrics: false leaves out all quality figures, whatever the questions say.
         smooth: "flip" averages over an image and its mirror image, "flip-scale" over both at the factors 0.9, 1 and
             1.1; each view takes a pass, and attributions and heatmaps are means over the views.
         pause: called between chunks of long work; it may raise to abandon it.
@@ -82,8 +82,10 @@ def explain(
     ]
     logits = {question.image: maps[0].logits for question, maps in zip(questions, maps_of, strict=False)}
     logits_of = torch.stack([logits[image] for image in range(len(images))])
-    if metrics:
-        explanations = measure(splits, images, logits_of, explanations, smooth, pause)
+    measured = [number for number, question in enumerate(questions) if metrics and question.metrics]
+    figures = measure(splits, images, logits_of, [explanations[number] for number in measured], smooth, pause)
+    for number, explanation in zip(measured, figures, strict=True):
+        explanations[number] = explanation
     return Explained(logits_of, tuple(explanations))
 
 

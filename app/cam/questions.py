@@ -26,6 +26,7 @@ class Question:
         target: class index, the most or the least likely class.
         seed: of the random draws for this image; see `image_seed`.
         effort: how hard the methods that sample or integrate try.
+        metrics: whether its quality figures are wanted.
         reference: whether the attribution is to be held against sampled Shapley values.
         is_reference: whether it only serves to hold others against; nothing else is made of its answer.
     """
@@ -36,6 +37,7 @@ class Question:
     target: Target = "predicted"
     seed: int = 0
     effort: Effort = field(default_factory=Effort)
+    metrics: bool = True
     reference: bool = False
     is_reference: bool = False
 

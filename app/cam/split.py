@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from app.cam.curvature import TwiceDifferentiable
 from app.cam.tracing import GraphCut
+from app.cam.trunks import Trunk
 from service_models.grid import Grid
 
 
@@ -138,17 +139,24 @@ class SplitNetwork(ABC):
 
 
 class GraphSplit(SplitNetwork):
-    """Split by `torch.fx`: each half is a graph of its own."""
+    """Split by `torch.fx`: each half is a graph of its own.
+
+    Attributes:
+        graph: the trunk.
+        run_trunk: what runs it: the graph itself, or what a compiler made of it.
+    """
 
     def __init__(self, layer: str, grid: Grid, cut: GraphCut) -> None:
         self.layer, self.grid, self.calls = layer, grid, cut.calls
-        self._cut = cut
+        self.graph = cut.trunk
+        self.run_trunk: Trunk = cut.trunk
+        self._head = cut.head
 
     def _run_trunk(self, images: Tensor) -> tuple[Tensor, ...]:
-        return cast(tuple[Tensor, ...], self._cut.trunk(images))
+        return self.run_trunk(images)
 
     def _run_head(self, output: Tensor, *carry: Tensor) -> Tensor:
-        return cast(Tensor, self._cut.head(output, *carry))
+        return cast(Tensor, self._head(output, *carry))
 
 
 class _Reached(Exception):

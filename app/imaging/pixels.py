@@ -1,11 +1,11 @@
 """Brings every mode of Pillow's that an accepted file can have to 8-bit RGB."""
 
-import numpy as np
+from functools import cache
+
 from PIL import Image, TiffImagePlugin
 
 from app.imaging.errors import ImageUnreadable
 
-_SIXTEEN_TO_EIGHT_BITS = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 
@@ -33,20 +33,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
             "channel in grey, palette, RGB, YCbCr or CMYK, with or without alpha."
         )
     if image.has_transparency_data:
-        return _over_white(image.convert("RGBA"))
+        return _over_white(image if image.mode == "RGBA" else image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_sixteen_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    grey = _SIXTEEN_TO_EIGHT_BITS[values]
+    levels = _sixteen_to_eight_bits()
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         # Pillow turns such pictures over at 8 bits, but not at 16.
-        grey = 255 - grey
+        levels = levels[::-1]
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+    if isinstance(transparent, int) and 0 <= transparent < len(levels):
+        levels = (*levels[:transparent], 255, *levels[transparent + 1 :])
+    # Pillow looks levels up in a table for 32-bit pixels only.
+    grey = image.convert("I").point(levels, "L")
+    return Image.merge("RGB", (grey, grey, grey))
+
+
+@cache
+def _sixteen_to_eight_bits() -> tuple[int, ...]:
+    return tuple((value + 128) // 257 for value in range(65536))
 
 
 def _over_white(rgba: Image.Image) -> Image.Image:

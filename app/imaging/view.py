@@ -2,14 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
-import numpy as np
-import torch
 from PIL import Image
 
-from service_models.spec import Preprocessing
+from app.imaging.upright import Box
 
 Fit = Literal["crop", "stretch", "pad"]
 FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
@@ -25,6 +22,26 @@ _FILTERS = {
 _WIDEST_FILTER_SUPPORT = 3
 
 
+class Evaluation(Protocol):
+    """What `service_models.spec.Preprocessing` says of the view; that module brings torch, which has no place here."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input in px."""
+
+    @property
+    def resize_size(self) -> int:
+        """Length of the short side before the crop in px."""
+
+    @property
+    def interpolation(self) -> str:
+        """The filter of the resize: nearest, bilinear, bicubic or lanczos."""
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """The training mean of each channel, for values in [0, 1]."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The rectangle of the upright original that the network's input shows.
@@ -36,7 +53,7 @@ class View:
     """
 
     fit: Fit
-    box: tuple[float, float, float, float]
+    box: Box
     input_size: tuple[int, int]
 
 
@@ -50,7 +67,7 @@ class _Placement:
     top: int
 
 
-def make_view(width: int, height: int, preprocessing: Preprocessing, fit: Fit = "crop") -> View:
+def make_view(width: int, height: int, preprocessing: Evaluation, fit: Fit = "crop") -> View:
     """Computes what part of a picture the network sees.
 
     `crop` is torchvision's evaluation view: the short side is resized to `resize_size`, the long one to
@@ -81,13 +98,21 @@ def make_view(width: int, height: int, preprocessing: Preprocessing, fit: Fit = 
     return View(fit, box, preprocessing.input_size)
 
 
+def resized_size(width: int, height: int, preprocessing: Evaluation, fit: Fit = "crop") -> tuple[int, int]:
+    """The (width, height) in px to which `render_view` brings the whole of an original of this size."""
+    place = _place(width, height, preprocessing, fit)
+    return place.width, place.height
+
+
 def render_view(
     image: Image.Image,
-    preprocessing: Preprocessing,
+    preprocessing: Evaluation,
     fit: Fit = "crop",
     *,
+    size: tuple[int, int] | None = None,
+    box: Box | None = None,
     max_resized_pixels: int = MAX_RESIZED_PIXELS,
-) -> torch.Tensor:
+) -> Image.Image:
     """Renders what the network sees; `crop` is bit-identical to torchvision's transforms on PIL images.
 
     A thin picture grows without bounds when its short side is resized: where the whole would pass
@@ -95,66 +120,38 @@ def render_view(
     their intermediate pictures under it as well.
 
     Args:
-        image: the upright original, mode RGB.
+        image: the upright original, mode RGB, or a smaller rendering of it.
         preprocessing: the network's evaluation view.
         fit: "crop", "stretch" or "pad"; the letterbox of `pad` takes the training mean as near as 8 bits
             come: within 0.002 / std of zero after normalisation.
+        size: (width, height) of the original in px, where `image` is smaller.
+        box: where the whole original lies in `image`, in its px; by default it is all of it.
         max_resized_pixels: how many pixels the resized whole, or an intermediate picture, may have.
 
     Returns:
-        HWC uint8 on the CPU, [0, 255], (*preprocessing.input_size, 3).
+        Mode RGB, of the size of the network's input.
 
     Raises:
         ValueError: as for `make_view`.
     """
     rows, columns = preprocessing.input_size
     resample = _FILTERS[preprocessing.interpolation]
-    place = _place(*image.size, preprocessing, fit)
+    size, box = size or image.size, box or (0, 0, *image.size)
+    place = _place(*size, preprocessing, fit)
     if fit == "crop" and place.width * place.height > max_resized_pixels:
-        box = make_view(*image.size, preprocessing, fit).box
-        seen = _resize_box(image, box, (columns, rows), resample)
-    else:
-        if fit != "crop" and place.width * image.height > max_resized_pixels:
-            # Pillow may scale the width first, and thereby widen every row of a tall and thin picture.
-            image = image.resize((image.width, place.height), resample)
-        resized = image.resize((place.width, place.height), resample)
-        seen = Image.new("RGB", (columns, rows), _mean_colour(preprocessing))
-        seen.paste(resized, (-place.left, -place.top))
-    return torch.from_numpy(np.array(seen))
+        seen_box = _scaled(make_view(*size, preprocessing, fit).box, size, box)
+        return _resize_box(image, seen_box, (columns, rows), resample)
+    if fit != "crop" and place.width * image.height > max_resized_pixels:
+        # Pillow may scale the width first, and thereby widen every row of a tall and thin picture.
+        image = image.resize((image.width, place.height), resample, (0, box[1], image.width, box[3]))
+        box = (box[0], 0, box[2], place.height)
+    resized = image.resize((place.width, place.height), resample, box)
+    seen = Image.new("RGB", (columns, rows), _mean_colour(preprocessing))
+    seen.paste(resized, (-place.left, -place.top))
+    return seen
 
 
-def normalise(batch: torch.Tensor, preprocessing: Preprocessing, device: torch.device | str) -> torch.Tensor:
-    """Makes the network's input of rendered views: (x / 255 - mean) / std for each channel.
-
-    Args:
-        batch: NHWC uint8, [0, 255].
-        preprocessing: gives mean and deviation, for values in [0, 1].
-        device: where the network runs; the bytes travel there before they become floats.
-
-    Returns:
-        NCHW float32 on `device`; on the CPU bit-identical to torchvision's ToTensor and Normalize.
-    """
-    mean, std = _channel_statistics(preprocessing, torch.device(device))
-    planes = batch.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
-    return planes.to(torch.float32).div_(255).sub_(mean).div_(std)
-
-
-def denormalise(x: torch.Tensor, preprocessing: Preprocessing) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Makes a picture of a network's input: round(255 * (x * std + mean)), clipped.
-
-    Args:
-        x: CHW float32, normalised; e.g. an explanation map, whose masked pixels (0) become the mean colour.
-        preprocessing: gives mean and deviation, for values in [0, 1].
-
-    Returns:
-        HWC uint8, [0, 255].
-    """
-    mean, std = _channel_statistics(preprocessing, x.device)
-    levels = (x.detach() * std + mean).mul_(255).round_().clamp_(0, 255)
-    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-
-
-def _place(width: int, height: int, preprocessing: Preprocessing, fit: Fit) -> _Placement:
+def _place(width: int, height: int, preprocessing: Evaluation, fit: Fit) -> _Placement:
     rows, columns = preprocessing.input_size
     if fit == "stretch":
         return _Placement(columns, rows, 0, 0)
@@ -170,7 +167,7 @@ def _place(width: int, height: int, preprocessing: Preprocessing, fit: Fit) -> _
     return _place_crop(width, height, preprocessing)
 
 
-def _place_crop(width: int, height: int, preprocessing: Preprocessing) -> _Placement:
+def _place_crop(width: int, height: int, preprocessing: Evaluation) -> _Placement:
     rows, columns = preprocessing.input_size
     resize_size = preprocessing.resize_size
     if resize_size < max(rows, columns):
@@ -183,9 +180,15 @@ def _place_crop(width: int, height: int, preprocessing: Preprocessing) -> _Place
     return _Placement(resized_width, resized_height, left, top)
 
 
+def _scaled(part: Box, size: tuple[int, int], box: Box) -> Box:
+    """Where a part of the original lies in a picture that shows the whole original in `box`."""
+    x, y = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
+    return box[0] + part[0] * x, box[1] + part[1] * y, box[0] + part[2] * x, box[1] + part[3] * y
+
+
 def _resize_box(
     image: Image.Image,
-    box: tuple[float, float, float, float],
+    box: Box,
     size: tuple[int, int],
     resample: Image.Resampling,
 ) -> Image.Image:
@@ -202,13 +205,6 @@ def _resize_box(
     return reachable.resize(size, resample, box=(left - x, top - y, right - x, bottom - y))
 
 
-def _mean_colour(preprocessing: Preprocessing) -> tuple[int, int, int]:
+def _mean_colour(preprocessing: Evaluation) -> tuple[int, int, int]:
     red, green, blue = (round(255 * channel) for channel in preprocessing.mean)
     return red, green, blue
-
-
-@lru_cache(maxsize=64)
-def _channel_statistics(preprocessing: Preprocessing, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device)
-    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
-    return mean.view(3, 1, 1), std.view(3, 1, 1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -9,15 +10,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from app.errors import NotReady, QueueFull, Timeout, UnknownModel
+from app.errors import Draining, NotReady, QueueFull, Timeout, UnknownModel
+from app.runtime.decoding import Decoders
+from app.runtime.devices import choose_devices, set_precision
+from app.runtime.readiness import why_not_ready
 from app.runtime.served import ServedNetwork
-from app.runtime.worker import DeviceWorker, choose_devices
+from app.runtime.worker import DeviceWorker
 from app.settings import Settings
 from service_models import NetworkSpec, load_network, read_config, resolve
 
 _LOG = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+# How much the latest answer counts in the mean time between answers, from which `Retry-After` is told.
+_SHARE_OF_LATEST = 0.1
+_LONGEST_RETRY_S = 60
+# Each may take the memory of a picture of the largest size several times.
+_MOST_DECODERS = 8
 
 
 class Runtime:
@@ -26,17 +36,25 @@ class Runtime:
     Attributes:
         settings: as given.
         networks: the loaded ones by name, in the configured order.
+        decoders: read posted pictures.
+        is_draining: whether the service is stopping.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.networks: dict[str, ServedNetwork] = {}
+        self.is_draining = False
         self._workers: dict[str, DeviceWorker] = {}
-        self._helpers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="helper")
+        processors = os.cpu_count() or 1
+        self.decoders = Decoders(min(processors, _MOST_DECODERS), settings.max_pixels)
+        self._helpers = ThreadPoolExecutor(processors, thread_name_prefix="helper")
         self._in_flight = 0
+        self._answered = asyncio.Event()
+        self._between_answers_s = 0.0
+        self._last_answer = -math.inf
 
     @property
-    def ready(self) -> bool:
+    def is_loaded(self) -> bool:
         """Whether every configured network is loaded and warm."""
         return len(self.networks) == len(self.settings.models)
 
@@ -52,15 +70,20 @@ class Runtime:
             config = read_config(self.settings.config)
         specs = [resolve(name, config) for name in self.settings.models]
         devices = choose_devices(self.settings.device)
+        set_precision(self.settings.precision)
         for device in devices:
-            self._workers.setdefault(str(device), DeviceWorker(device))
+            if str(device) not in self._workers:
+                self._workers[str(device)] = DeviceWorker(device)
         for number, spec in enumerate(specs):
+            if self.is_draining:
+                return
             device = devices[number % len(devices)]
             _LOG.info("loading %s on %s", spec.name, device)
             started = time.perf_counter()
             network = load_network(spec, device, self.settings.weights_dir)
-            served = ServedNetwork(network, self._workers[str(device)])
-            served.warm()
+            worker = self._workers[str(device)]
+            served = ServedNetwork(network, worker, self.settings.trunk, self.settings.precision)
+            worker.start(served.warm).result()
             self.networks[spec.name] = served
             seconds = time.perf_counter() - started
             _LOG.info(
@@ -84,29 +107,74 @@ class Runtime:
         loaded = ", ".join(self.settings.models)
         raise UnknownModel(f"there is no network '{name}' here", field="model", takes=f"one of {loaded}", value=name)
 
+    async def check_ready(self) -> None:
+        """Looks whether requests can be answered now: all networks loaded, and the devices at work.
+
+        Raises:
+            Draining: the service is stopping.
+            NotReady: with the reason.
+        """
+        if self.is_draining:
+            raise Draining("the service is stopping")
+        if not self.is_loaded:
+            loading = [name for name in self.settings.models if name not in self.networks]
+            raise NotReady("networks are still loading", headers={"Retry-After": "1"}, loading=loading)
+        for name, worker in self._workers.items():
+            served = next((served for served in self.networks.values() if served.worker is worker), None)
+            reason = await why_not_ready(worker, served, self.settings.timeout_s)
+            if reason is not None:
+                raise NotReady(f"the device {name} {reason}", headers={"Retry-After": "5"}, device=name)
+
+    def refuse_overload(self) -> None:
+        """Refuses a request before its body is read, where it could not be taken anyway.
+
+        Raises:
+            Draining: the service is stopping.
+            QueueFull: `CAM_QUEUE_SIZE` requests are in flight.
+        """
+        if self.is_draining:
+            raise Draining("the service is stopping", headers={"Connection": "close"})
+        if self._in_flight >= self.settings.queue_size:
+            seconds = math.ceil(self._in_flight * self._between_answers_s)
+            raise QueueFull(
+                f"{self._in_flight} requests are waiting already",
+                headers={"Retry-After": str(min(max(1, seconds), _LONGEST_RETRY_S))},
+                takes=f"at most {self.settings.queue_size}",
+            )
+
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
         """Holds a place in the queue, and the deadline, for one request.
 
         Raises:
+            Draining: the service is stopping.
             QueueFull: `CAM_QUEUE_SIZE` requests are in flight.
             Timeout: the body of the context took longer than `CAM_TIMEOUT_S`.
         """
-        if self._in_flight >= self.settings.queue_size:
-            message = f"{self._in_flight} requests are waiting already"
-            raise QueueFull(message, headers={"Retry-After": "1"}, takes=f"at most {self.settings.queue_size}")
+        self.refuse_overload()
         self._in_flight += 1
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 yield
+            self._note_answer(started)
         except TimeoutError:
             limit = self.settings.timeout_s
             raise Timeout(f"no answer within {limit:g} s", limit_s=limit) from None
         finally:
             self._in_flight -= 1
+            if not self._in_flight:
+                self._answered.set()
+
+    async def drain(self) -> None:
+        """Takes no more requests, and returns when all that were accepted are answered."""
+        self.is_draining = True
+        while self._in_flight:
+            self._answered.clear()
+            await self._answered.wait()
 
     async def offload(self, work: Callable[[], Result]) -> Result:
-        """Runs work for the processor (decoding, encoding) off the event loop."""
+        """Runs work for the processor (encoding) off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
 
     def close(self) -> None:
@@ -114,3 +182,10 @@ class Runtime:
         for worker in self._workers.values():
             worker.close()
         self._helpers.shutdown(wait=True, cancel_futures=True)
+
+    def _note_answer(self, started: float) -> None:
+        """Keeps the mean time between answers; time in which nobody waited does not count."""
+        now = time.monotonic()
+        latest = now - max(started, self._last_answer)
+        self._between_answers_s += _SHARE_OF_LATEST * (latest - self._between_answers_s)
+        self._last_answer = now

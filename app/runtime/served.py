@@ -7,21 +7,35 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from app.cam.acceleration import accelerate
+from app.cam.chunks import IMAGES_AT_ONCE
 from app.cam.cost import Costs, costliest, estimate_s, measure_costs
 from app.cam.engine import explain, with_references
 from app.cam.methods import METHODS
 from app.cam.questions import Question
-from app.cam.split import SplitNetwork
+from app.cam.split import GraphSplit, SplitNetwork
 from app.cam.splitting import split_network
+from app.cam.trunks import Engine, Precision
 from app.cam.utilities import UTILITIES
-from app.cam.views import Smooth
+from app.cam.views import Smooth, view_count
 from app.errors import InvalidParameter
 from app.runtime.worker import DeviceWorker
+from app.settings import TrunkSetting
 from service_models import Network
+from service_models.lively import structured_images
 
 _OTHER_SPLITS = 16
+_ENGINES: dict[TrunkSetting, dict[str, tuple[Engine, ...]]] = {
+    "auto": {"cpu": ("openvino",), "cuda": ("cudagraphs",)},
+    "eager": {"cpu": (), "cuda": ()},
+    "compile": {"cpu": ("compile",), "cuda": ("compile",)},
+    "openvino": {"cpu": ("openvino",), "cuda": ()},
+}
+_Kept = tuple[SplitNetwork, Costs]
+
 # Requests that are refused have the network timed no more often than this.
 _MEASURED_AGAIN_S = 30.0
 
@@ -34,13 +48,20 @@ class ServedNetwork:
         worker: owner of its device.
     """
 
-    def __init__(self, network: Network, worker: DeviceWorker) -> None:
+    def __init__(
+        self,
+        network: Network,
+        worker: DeviceWorker,
+        trunk: TrunkSetting = "eager",
+        precision: Precision = "float32",
+    ) -> None:
         self.network = network
         self.worker = worker
-        self._image_s: float | None = None
+        self._engines = (*_ENGINES[trunk][network.device.type], "eager")
+        self._precision = precision
         self._measured_at = -math.inf
-        self._named: dict[str, tuple[SplitNetwork, Costs]] = {}
-        self._others: OrderedDict[str, tuple[SplitNetwork, Costs]] = OrderedDict()
+        self._named: dict[str, _Kept] = {}
+        self._others: OrderedDict[str, _Kept] = OrderedDict()
 
     @property
     def default_layer(self) -> str:
@@ -49,17 +70,35 @@ class ServedNetwork:
         return "pre_gap" if "pre_gap" in layers or not layers else next(iter(layers))
 
     def warm(self) -> None:
-        """Splits the network at its named layers and runs each once, as requests will."""
+        """Splits the network at its named layers, has the trunks compiled, and runs each once, as requests will."""
         images = self._noise()
+        example = structured_images(3, self.network.preprocessing.input_size, torch.Generator().manual_seed(0))
         for path in self.network.layers.values():
             split = split_network(self.network.model, path, self.network.preprocessing.input_size)
+            if isinstance(split, GraphSplit):
+                accelerate(split, self._engines, example.to(self.network.device), self._precision)
             explain(split, images, [Question(0, METHODS["shapleycam"], UTILITIES["rest"])])
-            self._named[path] = (split, self._measure(split))
+            self._named[path] = (split, measure_costs(split, images))
+
+    def images_at_once(self, smooth: Smooth) -> int:
+        """How many images make a full batch on this device, where each is shown in so many views."""
+        return max(1, IMAGES_AT_ONCE[self.network.device.type] // view_count(smooth))
+
+    def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch class"]:
+        """Runs the network without explaining it, on the fastest trunk that it has."""
+        named = self._named.get(self.network.layers.get(self.default_layer, ""))
+        with torch.inference_mode():
+            return named[0].logits(images) if named else self.network.model(images)
+
+    def probe(self) -> None:
+        """Has the device run the network once; raises whatever is wrong with it."""
+        self.logits(self._noise()).sum().item()
 
     def split_at(self, path: str) -> SplitNetwork:
         """The split at a module path.
 
-        Other layers than the named ones are kept in a small cache: they cost a few forward passes to make.
+        Other layers than the named ones run eager and are kept in a small cache: they cost a few forward passes to
+        make, and nothing is compiled at a caller's wish.
 
         Raises:
             LayerError: the module cannot be a target layer.
@@ -68,20 +107,19 @@ class ServedNetwork:
             return self._named[path][0]
         if path not in self._others:
             split = split_network(self.network.model, path, self.network.preprocessing.input_size)
-            self._others[path] = (split, self._measure(split))
+            self._others[path] = (split, measure_costs(split, self._noise(), self._eager_image_s()))
             if len(self._others) > _OTHER_SPLITS:
                 self._others.popitem(last=False)
         self._others.move_to_end(path)
         return self._others[path][0]
 
+    def estimate_s(self, paths: Sequence[str], questions: Sequence[Question], smooth: Smooth) -> float | None:
+        """How long explanations take; None where a layer was never used, whose parts were never timed."""
+        known = self._known(paths)
+        return None if known is None else estimate_s(*known, with_references(questions)[0], smooth)
+
     def refuse_beyond(
-        self,
-        limit_s: float,
-        paths: Sequence[str],
-        questions: Sequence[Question],
-        *,
-        metrics: bool,
-        smooth: Smooth,
+        self, limit_s: float, paths: Sequence[str], questions: Sequence[Question], smooth: Smooth
     ) -> None:
         """Refuses what would take longer than a request may; layers that were never used are not judged.
 
@@ -91,23 +129,17 @@ class ServedNetwork:
             limit_s: how long a request may take.
             paths: module paths of the layers.
             questions: what is asked of them.
-            metrics: whether quality figures are wanted.
             smooth: the views.
 
         Raises:
             InvalidParameter: with the estimate.
         """
-        known = [self._named.get(path) or self._others.get(path) for path in paths]
-        found = [pair for pair in known if pair is not None]
-        if len(found) < len(paths):
-            return
-        splits, costs = [split for split, _ in found], [cost for _, cost in found]
-        asked, _ = with_references(questions)
-        seconds = estimate_s(splits, costs, asked, metrics=metrics, smooth=smooth)
-        if seconds <= limit_s:
+        known = self._known(paths)
+        seconds = self.estimate_s(paths, questions, smooth)
+        if known is None or seconds is None or seconds <= limit_s:
             return
         self._measure_soon(paths)
-        method = costliest(splits, costs, asked)
+        method = costliest(*known, with_references(questions)[0])
         field = next((name for name in ("permutations", "nodes") if name in method.parameters), "method")
         raise InvalidParameter(
             f"'{method.name}' at this layer would take about {seconds:.3g} s for this request, more than "
@@ -117,6 +149,16 @@ class ServedNetwork:
             estimate_s=round(seconds, 1),
             limit_s=limit_s,
         )
+
+    def _known(self, paths: Sequence[str]) -> tuple[list[SplitNetwork], list[Costs]] | None:
+        found = [kept for path in paths if (kept := self._named.get(path) or self._others.get(path))]
+        if len(found) < len(paths):
+            return None
+        return [split for split, _ in found], [costs for _, costs in found]
+
+    def _eager_image_s(self) -> float | None:
+        """What the whole network takes at another layer that is not compiled, where there is one."""
+        return next((costs.image_s for _, costs in self._others.values()), None)
 
     def _measure_soon(self, paths: Sequence[str]) -> None:
         if time.monotonic() - self._measured_at < _MEASURED_AGAIN_S:
@@ -130,11 +172,6 @@ class ServedNetwork:
                 if path in kept:
                     split, costs = kept[path]
                     kept[path] = (split, costs.least(measure_costs(split, self._noise())))
-
-    def _measure(self, split: SplitNetwork) -> Costs:
-        costs = measure_costs(split, self._noise(), self._image_s)
-        self._image_s = costs.image_s
-        return costs
 
     def _noise(self) -> Tensor:
         height, width = self.network.preprocessing.input_size

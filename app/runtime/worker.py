@@ -1,74 +1,229 @@
-"""One thread a device: whatever touches the device runs there, one job after another."""
+"""One thread a device: whatever touches the device runs there, in batches gathered while it was busy."""
 
 import asyncio
+import logging
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import torch
 
-Result = TypeVar("Result")
+from app.cam.chunks import Pause, smaller_chunks
+from app.cam.errors import CamError
+from app.errors import ServiceError, WorkerFailed
+from app.runtime.devices import is_out_of_memory
+from app.runtime.jobs import Abandoned, Done, Job, Kind, Payload, Result
 
+_LOG = logging.getLogger(__name__)
 
-class Done(Generic[Result]):
-    """A job's result, and how long it waited and ran, in milliseconds."""
-
-    __slots__ = ("compute_ms", "queue_ms", "result")
-
-    def __init__(self, result: Result, queue_ms: float, compute_ms: float) -> None:
-        self.result, self.queue_ms, self.compute_ms = result, queue_ms, compute_ms
+# A batch is full when it is estimated to run this long, however few its jobs: whoever comes next waits for all of it.
+_BATCH_S = 1.0
+# Chunks are made so much smaller, step by step, where a single job does not fit the memory.
+_SMALLER = (1, 2, 4, 8, 16, 64)
 
 
 class DeviceWorker:
-    """Owns a device, so that no request ever holds a lock around a network."""
+    """Owns a device, so that no request ever holds a lock around a network.
+
+    An idle worker starts at once with what comes; while it is busy, jobs gather, and those of the oldest one's kind
+    make the next batch. Long jobs run alone, and let a batch of short ones pass at each of their pauses. A batch that
+    does not fit the memory, or fails otherwise, is halved, so that the fault stays with the job that has it.
+
+    Attributes:
+        device: what it owns.
+        last_success: when the device last did what it was asked for, on the clock of `time.monotonic`.
+        has_failed: whether the device has failed since.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"device-{device}")
+        self.last_success = time.monotonic()
+        self.has_failed = False
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._passed_s = 0.0
+        self._change = threading.Condition()
+        self._is_closing = False
+        self._thread = self._start()
 
-    async def run(self, job: Callable[[], Result]) -> Done[Result]:
-        """Queues a job; one that is cancelled before its turn never runs."""
-        queued = time.perf_counter()
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do."""
+        return not self._waiting and not self._running
 
-        def timed() -> Done[Result]:
-            started = time.perf_counter()
-            result = job()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            ended = time.perf_counter()
-            return Done(result, 1e3 * (started - queued), 1e3 * (ended - started))
+    def silent_s(self) -> float:
+        """For how long it has had work without any success; 0 while idle."""
+        with self._change:
+            oldest = min((job.queued for job in (*self._waiting, *self._running)), default=None)
+        if oldest is None:
+            return 0.0
+        return min(time.perf_counter() - oldest, time.monotonic() - self.last_success)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+    def idle_s(self) -> float:
+        """For how long nothing has succeeded."""
+        return time.monotonic() - self.last_success
 
-    def start(self, job: Callable[[], object]) -> None:
-        """Queues a job whose result nobody waits for."""
-        self._thread.submit(job)
+    async def run(self, kind: Kind[Payload, Result], payload: Payload, cost_s: float = 0.0) -> Done[Result]:
+        """Queues a job; one that is cancelled leaves the queue, or is abandoned at its next pause.
+
+        Raises:
+            WorkerFailed: the worker died with the job, or is closed.
+            Exception: whatever the job raised.
+        """
+        job = Job(kind, payload, cost_s)
+        self._submit(job)
+        try:
+            done: Done[Result] = await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            with self._change:
+                if job in self._waiting:
+                    self._waiting.remove(job)
+            raise
+        return done
+
+    def start(self, work: Callable[[], object]) -> Future[Done[object]]:
+        """Queues work from any thread, to be waited for or not."""
+        kind: Kind[None, object] = Kind(object(), lambda _payloads, _pause: [work()])
+        job = Job(kind, None, 0.0)
+        self._submit(job)
+        return job.future
 
     def close(self) -> None:
-        """Lets the running job end and drops the others."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Ends the running batch at its next pause and refuses the rest."""
+        with self._change:
+            self._is_closing = True
+            self._change.notify()
+        self._thread.join()
 
+    def _submit(self, job: Job) -> None:
+        with self._change:
+            if self._is_closing:
+                raise WorkerFailed("the service is stopping")
+            self._waiting.append(job)
+            self._change.notify()
 
-def choose_devices(names: tuple[str, ...]) -> tuple[torch.device, ...]:
-    """Turns `auto`, `cpu`, `cuda`, `cuda:1` into devices.
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name=f"device-{self.device}", daemon=True)
+        thread.start()
+        return thread
 
-    Raises:
-        ValueError: the machine has no such device.
-    """
-    devices = []
-    for name in names:
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
+    def _work(self) -> None:
         try:
-            device = torch.device(name)
-        except RuntimeError:
-            raise ValueError(f"CAM_DEVICE: '{name}' is no device; it takes auto, cpu, cuda or cuda:N") from None
-        if device.type == "cuda":
-            count = torch.cuda.device_count()
-            if (device.index or 0) >= count:
-                raise ValueError(f"CAM_DEVICE: '{name}' is not here; this machine has {count} CUDA devices")
-        elif device.type != "cpu":
-            raise ValueError(f"CAM_DEVICE: '{name}' is not supported; it takes auto, cpu, cuda or cuda:N")
-        devices.append(device)
-    return tuple(devices)
+            while batch := self._next_batch():
+                self._run(batch)
+        except BaseException:
+            # Not an error of a job, which is its answer: the thread itself is done for.
+            _LOG.exception("the worker of %s failed and is started anew", self.device)
+            self.has_failed = True
+            self._fail_all()
+            self._thread = self._start()
+            return
+        self._fail_all()
+
+    def _next_batch(self) -> list[Job]:
+        """Waits for work; empty when the worker closes."""
+        with self._change:
+            while not self._waiting and not self._is_closing:
+                self._change.wait()
+            return [] if self._is_closing else self._gather(lambda _job: True)
+
+    def _gather(self, is_wanted: Callable[[Job], bool]) -> list[Job]:
+        """Takes the oldest wanted job, and those that may share its batch, out of the queue."""
+        first = next((job for job in self._waiting if is_wanted(job)), None)
+        if first is None:
+            return []
+        batch, seconds = [first], first.cost_s
+        for job in self._waiting:
+            if len(batch) == first.kind.most or seconds + job.cost_s > _BATCH_S:
+                break
+            if job is not first and job.kind.key == first.kind.key:
+                batch.append(job)
+                seconds += job.cost_s
+        taken = set(map(id, batch))
+        self._waiting = deque(job for job in self._waiting if id(job) not in taken)
+        self._running.extend(batch)
+        return batch
+
+    def _run(self, batch: list[Job]) -> None:
+        started, passed_s = time.perf_counter(), self._passed_s
+        answers = self._answers(batch)
+        compute_s = time.perf_counter() - started - (self._passed_s - passed_s)
+        for job, answer in zip(batch, answers, strict=True):
+            self._running.remove(job)
+            self._note(answer)
+            if not isinstance(answer, BaseException):
+                answer = Done(answer, 1e3 * (started - job.queued), 1e3 * compute_s)
+            job.answer(answer)
+
+    def _note(self, answer: object) -> None:
+        """Keeps account of the device's health; what a request did wrong says nothing of it."""
+        if not isinstance(answer, BaseException):
+            self.last_success, self.has_failed = time.monotonic(), False
+        elif not isinstance(answer, Abandoned | CamError | ServiceError):
+            self.has_failed = True
+
+    def _answers(self, batch: list[Job]) -> Sequence[Any]:
+        try:
+            return self._results(batch)
+        except Abandoned as abandoned:
+            return [abandoned] * len(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                return [self._in_smaller_chunks(batch) if is_out_of_memory(error) else error]
+            _LOG.warning("a batch of %d failed on %s and is halved: %s", len(batch), self.device, error)
+            self._free_memory()
+        middle = len(batch) // 2
+        return [*self._answers(batch[:middle]), *self._answers(batch[middle:])]
+
+    def _results(self, batch: list[Job]) -> Sequence[Any]:
+        results = batch[0].kind.run([job.payload for job in batch], self._pause_of(batch))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return results
+
+    def _in_smaller_chunks(self, batch: list[Job]) -> Any:  # noqa: ANN401 - whatever the job asked for
+        """Runs one job that does not fit the memory, in ever smaller chunks."""
+        for divisor in _SMALLER[1:]:
+            self._free_memory()
+            _LOG.warning("out of memory on %s: going on with chunks of one %dth", self.device, divisor)
+            try:
+                with smaller_chunks(divisor):
+                    return self._results(batch)[0]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    return error
+        return WorkerFailed("the device has too little memory left for this request", headers={"Retry-After": "1"})
+
+    def _free_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _pause_of(self, batch: list[Job]) -> Pause:
+        """What a batch calls between chunks: it ends what nobody waits for, and lets short jobs pass."""
+
+        def pause() -> None:
+            if self._is_closing:
+                raise WorkerFailed("the service is stopping")
+            if all(job.future.cancelled() for job in batch):
+                raise Abandoned
+            if not batch[0].kind.is_long:
+                return
+            with self._change:
+                short = self._gather(lambda job: not job.kind.is_long)
+            if short:
+                started = time.perf_counter()
+                self._run(short)
+                self._passed_s += time.perf_counter() - started
+
+        return pause
+
+    def _fail_all(self) -> None:
+        with self._change:
+            jobs = [*self._running, *self._waiting]
+            self._running.clear()
+            self._waiting.clear()
+        for job in jobs:
+            job.answer(WorkerFailed("the device's worker failed; the next request finds a new one"))

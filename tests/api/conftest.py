@@ -1,10 +1,13 @@
 """One running service for all tests of this folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 import pytest
 
+from tests.api.asking import ask_one, values
 from tests.api.serving import Service, serving
 from tests.imaging.pictures import encoded, photograph
 
@@ -26,3 +29,19 @@ def client(service: Service) -> Iterator[httpx.Client]:
 def chelsea() -> bytes:
     """A cat, 451 x 300 px, as a lossless file."""
     return encoded(photograph("chelsea"), "PNG")
+
+
+@pytest.fixture(scope="module")
+def good(client: httpx.Client) -> Callable[[], None]:
+    """Posts a good request and compares its answer with the first one's."""
+    image = encoded(photograph("chelsea"), "JPEG", quality=90)
+
+    def explain() -> npt.NDArray[np.float64]:
+        return values(ask_one(client, image, include="attribution", metrics="false"))
+
+    first = explain()
+
+    def check() -> None:
+        np.testing.assert_allclose(explain(), first, rtol=1e-3, atol=1e-4)
+
+    return check

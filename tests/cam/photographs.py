@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from skimage import data
 from torch import Tensor
 
-from app.imaging import normalise, render_view
+from app.imaging.tensors import normalise
+from app.imaging.view import render_view
 from service_models import Preprocessing
 
 PHOTOGRAPHS = (
@@ -20,4 +22,5 @@ def photographs(preprocessing: Preprocessing, names: tuple[str, ...] = PHOTOGRAP
     """Normalised, (photograph, 3, height, width)."""
     folder = Path(data.__file__).parent
     pictures = [Image.open(folder / name).convert("RGB") for name in names]
-    return normalise(torch.stack([render_view(picture, preprocessing) for picture in pictures]), preprocessing, "cpu")
+    views = np.stack([render_view(picture, preprocessing) for picture in pictures])
+    return normalise(torch.from_numpy(views), preprocessing, "cpu")

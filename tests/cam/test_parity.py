@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from skimage import data
 
-from app.imaging import normalise, render_view
+from app.imaging.tensors import normalise
+from app.imaging.view import render_view
 from service_models import CATALOGUE, Preprocessing, library_preprocessing
 
 EMBEDDED = "tf_efficientnet_lite0"
@@ -31,7 +32,7 @@ class Cell(NamedTuple):
 
 def photographs(names: list[str], preprocessing: Preprocessing) -> torch.Tensor:
     views = [render_view(Image.fromarray(getattr(data, name)()), preprocessing) for name in names]
-    return normalise(torch.stack(views), preprocessing, "cpu")
+    return normalise(torch.from_numpy(np.stack(views)), preprocessing, "cpu")
 
 
 def compare(

@@ -48,6 +48,11 @@ def rgb(image: Image.Image) -> UInt8:
     return np.asarray(image)
 
 
+def levels(image: Image.Image) -> npt.NDArray[np.int64]:
+    """Gives the pixels of an RGB picture as integers that can be subtracted, HWC."""
+    return rgb(image).astype(np.int64)
+
+
 def over_white(colours: UInt8, alpha: UInt8) -> npt.NDArray[np.float64]:
     """Computes what colours (HWC) with alpha (HW) show on white paper, [0, 255]."""
     weight = alpha[..., None] / 255

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.imaging import colormap_names, colormap_table
-from app.imaging.colour import DEFAULT_COLORMAP
+from app.imaging.colour import DEFAULT_COLORMAP, colormap_names, colormap_table
 
 
 @pytest.mark.parametrize("name", colormap_names())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.imaging import ACCEPTED_FORMATS, decode
+from app.imaging.decode import ACCEPTED_FORMATS, decode
 from tests.imaging.pictures import MAX_PIXELS, encoded, gradient, noise, photograph, rgb
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {}}

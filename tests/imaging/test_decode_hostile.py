@@ -11,20 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from app.imaging import (
-    ACCEPTED_FORMATS,
-    DecodedImage,
-    Fit,
-    ImageTooSmall,
-    ImageUnreadable,
-    ImagingError,
-    TooManyPixels,
-    UnsupportedImage,
-    decode,
-    make_view,
-    overlay,
-    render_view,
-)
+from app.imaging.decode import ACCEPTED_FORMATS, DecodedImage, decode
+from app.imaging.errors import ImageTooSmall, ImageUnreadable, ImagingError, TooManyPixels, UnsupportedImage
+from app.imaging.overlay import overlay
+from app.imaging.view import Fit, make_view, render_view
 from service_models.spec import Preprocessing
 from tests.imaging.pictures import MAX_PIXELS, encoded, gradient, noise, photograph
 
@@ -126,9 +116,9 @@ def test_thin_pictures_cost_neither_time_nor_memory(long_side: int, fit: Fit, up
     start = time.perf_counter()
     picture = decode(data, MAX_PIXELS)
     preprocessing = Preprocessing()
-    seen = render_view(picture.pixels, preprocessing, fit)
+    seen = torch.from_numpy(np.array(render_view(picture.pixels, preprocessing, fit)))
     view = make_view(*size, preprocessing, fit)
-    shown = overlay(picture.pixels, seen[..., 0] / 255, view, max_side=0)
+    shown = overlay(np.array(picture.pixels), picture.pixels.size, seen[..., 0] / 255, view)
     assert time.perf_counter() - start < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 256 * 1024
     assert shown.shape == (size[1], size[0], 3)

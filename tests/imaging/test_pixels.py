@@ -9,7 +9,8 @@ import PIL
 import pytest
 from PIL import Image
 
-from app.imaging import ImageUnreadable, decode
+from app.imaging.decode import decode
+from app.imaging.errors import ImageUnreadable
 from tests.imaging.pictures import MAX_PIXELS, UInt8, encoded, gradient, noise, over_white, rgb
 
 SAMPLES_PER_PIXEL = {0: 1, 2: 3, 4: 2, 6: 4}

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.imaging import Cell, contact_sheet, sheet_size
+from app.imaging.sheet import Cell, contact_sheet, sheet_size
 from tests.imaging.pictures import UInt8, noise
 
 SIZES = [(256, 171), (171, 256), (256, 13), (13, 256), (1, 1), (1, 20), (20, 1), (64, 64), (112, 48), (1024, 288)]

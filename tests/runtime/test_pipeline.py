@@ -13,7 +13,9 @@ from app.cam.chunks import images_at_once
 from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.utilities import UTILITIES
-from app.runtime.pipeline import Answer, Seen, explain_layers, see
+from app.runtime.decoding import Reading
+from app.runtime.jobs import Kind
+from app.runtime.pipeline import Answer, explain_layers, see
 from app.runtime.runtime import Runtime
 from app.runtime.served import ServedNetwork
 from app.runtime.worker import DeviceWorker
@@ -23,7 +25,7 @@ from tests.imaging.pictures import encoded, photograph
 
 CONFIG = '[networks.vit]\narchitecture = "timm:test_vit"\nweights = "random"\nclasses = 10\n'
 PHOTO = encoded(photograph("chelsea"), "JPEG")
-SCORECAM = Question(0, METHODS["scorecam"], UTILITIES["rest"])
+SCORECAM = Question(0, METHODS["scorecam"], UTILITIES["rest"], metrics=False)
 CHANNELS = 64
 WAIT_S = 60
 
@@ -42,17 +44,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedNetwork]:
 
 
 @asynccontextmanager
-async def seen_by(served: ServedNetwork) -> AsyncIterator[Seen]:
+async def seen_by(served: ServedNetwork) -> AsyncIterator[Reading]:
     runtime = Runtime(Settings())
     try:
-        yield await see(runtime, served.network, PHOTO, "crop")
+        async with see(runtime, served.network, PHOTO, "crop") as seen:
+            yield seen
     finally:
+        await runtime.decoders.close()
         runtime.close()
 
 
-async def score(served: ServedNetwork, seen: Seen) -> Answer:
+async def score(served: ServedNetwork, seen: Reading) -> Answer:
     (layer,) = served.network.layers.values()
-    return await explain_layers(served, seen, [layer], [SCORECAM], metrics=False, smooth="none", limit_s=float("inf"))
+    return await explain_layers(served, seen, (layer,), [SCORECAM], smooth="none", limit_s=float("inf"))
 
 
 class Batches:
@@ -106,7 +110,7 @@ def test_a_job_that_nobody_waits_for_any_more_ends_with_the_batch_that_it_is_at(
                     await job
                 abandoned.set()
                 # The next in the queue has its turn.
-                await asyncio.wait_for(served.worker.run(lambda: None), WAIT_S)
+                await asyncio.wait_for(served.worker.run(Kind("next", lambda _batch, _pause: [None]), None), WAIT_S)
                 return batches.count
 
     assert asyncio.run(give_up_at_the_third_batch()) == 3
@@ -118,7 +122,8 @@ def test_a_job_that_is_given_up_before_its_turn_is_never_begun(served: ServedNet
     async def give_up_in_the_queue() -> int:
         async with seen_by(served) as seen:
             with Batches(served.network.model) as batches:
-                before = asyncio.create_task(served.worker.run(lambda: free.wait(WAIT_S)))
+                held_up: Kind[None, bool] = Kind("before", lambda _batch, _pause: [free.wait(WAIT_S)])
+                before = asyncio.create_task(served.worker.run(held_up, None))
                 job = asyncio.create_task(score(served, seen))
                 await asyncio.sleep(0)
                 job.cancel()
@@ -126,7 +131,7 @@ def test_a_job_that_is_given_up_before_its_turn_is_never_begun(served: ServedNet
                     await job
                 free.set()
                 assert (await before).result
-                await asyncio.wait_for(served.worker.run(lambda: None), WAIT_S)
+                await asyncio.wait_for(served.worker.run(Kind("next", lambda _batch, _pause: [None]), None), WAIT_S)
                 return batches.count
 
     assert asyncio.run(give_up_in_the_queue()) == 0

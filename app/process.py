@@ -1,0 +1,24 @@
+"""Prepares the process for what PyTorch does in it; to be called before PyTorch is imported."""
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_THRESHOLD_BYTES = 2**30
+
+
+def prepare_process() -> None:
+    """Has idle threads sleep, and the allocator keep its pages.
+
+    Threads of OpenMP spin for a while when they run out of work, which takes the processors from the compiled trunk,
+    from the encoding of pictures and from whatever else the machine does. With glibc's default thresholds large
+    tensors are mapped, cleared page by page and unmapped again for every layer, and the time of one and the same
+    forward pass jumps by half. Settings that an operator has made stay.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES)
+            mallopt(_M_TRIM_THRESHOLD, _THRESHOLD_BYTES)
