@@ -18,10 +18,8 @@ check: $(VENV)/.dev
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-# With its default thresholds the allocator hands pages back and takes them anew in an irregular rhythm, and the time
-# of one and the same forward pass jumps by half.
 bench: $(VENV)/.dev
-	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 $(PY) -m benchmarks
+	$(PY) -m benchmarks
 
 # Pins without index addresses; needs uv.
 lock:

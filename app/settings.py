@@ -30,10 +30,11 @@ class Settings(BaseSettings):
     trunk: TrunkSetting = Field(
         "auto",
         description="what runs the networks up to the named layers: auto (OpenVINO on the CPU, CUDA graphs on a GPU), "
-        "eager, compile (needs a C++ compiler and minutes) or openvino",
+        "eager, compile (needs a C++ compiler, and minutes to start) or openvino",
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        "float32", description="arithmetic of that part; less than float32 is faster where the device has it"
+        "float32",
+        description="arithmetic up to the named layers: float32, tf32 (on a GPU, of the rest too) or bfloat16",
     )
     weights_dir: Path | None = Field(
         None, description="folder with <network>.safetensors or <network>.pth, looked in before any hub"
@@ -41,9 +42,9 @@ class Settings(BaseSettings):
     max_body_mib: int = Field(32, ge=1, description="largest request body in MiB")
     max_megapixels: float = Field(64, gt=0, description="largest picture in millions of pixels")
     max_targets: int = Field(16, ge=1, description="most target classes in one request")
-    queue_size: int = Field(128, ge=1, description="most explanations accepted and not yet answered")
+    queue_size: int = Field(128, ge=1, description="most requests accepted and not yet answered")
     timeout_s: float = Field(120, gt=0, description="longest time from acceptance to answer in seconds")
-    drain_s: float = Field(30, gt=0, description="longest time from SIGTERM to the end in seconds")
+    drain_s: float = Field(30, gt=0, description="longest time from SIGTERM to the end of the process in seconds")
 
     @field_validator("models", "device", mode="before")
     @classmethod

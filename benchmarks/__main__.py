@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -19,133 +19,66 @@ from torch import Tensor
 from app.cam.engine import explain
 from app.cam.methods import METHODS
 from app.cam.questions import Question
-from app.cam.split import SplitNetwork
-from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
-from benchmarks.gradcam_pipeline import METHODS as PEERS
-from benchmarks.measure import bare_forward, benchmark_images, benchmark_network, ratios
+from benchmarks import device, engine, service
+from benchmarks.measure import DEVICE, EMBEDDED, benchmark_images, fast_split, row, shown, table
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-NETWORKS = ("tf_efficientnet_lite0", "resnet50")
-LAYERS = ("pre_gap", "last_conv")
-BATCHES = (1, 8)
-# CAM takes another utility; Score-CAM has a section of its own.
-CHEAP_METHODS = [name for name in METHODS if name not in {"cam", "scorecam"}]
 MASKING_CELLS = (
     ("resnet50", "last_conv", "ablationcam"),
     ("resnet50", "pre_gap", "ablationcam"),
     ("resnet50", "last_conv", "scorecam"),
-    ("tf_efficientnet_lite0", "last_conv", "scorecam"),
+    (EMBEDDED, "last_conv", "scorecam"),
 )
-# The package keeps every ShapleyCAM graph that it made: a batch of eight would fill the machine.
-PEER_CELLS = (("gradcam", 1), ("gradcam", 8), ("shapleycam", 1))
 
 
 def main() -> None:
-    """Runs all parts."""
+    """Runs all parts, or those that are named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument(
         "--repeats", type=int, default=9, help="ratios behind each median (batch 1: four times as many)"
     )
+    parser.add_argument("--phase", type=float, default=20, help="seconds of each load")
+    parser.add_argument("--storm", type=float, default=60, help="seconds of overload")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--parts", help="comma-separated; all by default")
     arguments = parser.parse_args()
-    parts = [
-        _heading(),
-        _explanations(arguments.repeats),
-        _peers(max(3, arguments.repeats // 3)),
-        _masking(max(1, arguments.repeats // 3)),
-        _memory(),
-    ]
-    arguments.out.write_text("\n".join(parts))
+    repeats = arguments.repeats
+    parts: dict[str, Callable[[], str]] = {
+        "explanations": lambda: engine.explanations(repeats),
+        "peers": lambda: engine.peers(max(3, repeats // 3)),
+        "shares": lambda: service.shares(repeats),
+        "load": lambda: service.load(repeats, arguments.phase),
+        "overload": lambda: service.overload(arguments.storm),
+        "masking": lambda: _masking(max(1, repeats // 3)),
+        "memory": _memory,
+        "device": lambda: device.throughput(repeats),
+    }
+    chosen = arguments.parts.split(",") if arguments.parts else list(parts)
+    text = _heading()
+    for name in chosen:
+        text += "\n" + parts[name]()
+        # Written as it comes, so that a run that is cut short has its figures.
+        arguments.out.write_text(text)
     print(f"written to {arguments.out}")
 
 
 def _heading() -> str:
-    cores = torch.get_num_threads()
+    where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU; no GPU was at hand"
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
     return "\n".join(
         (
             "# Results of `make bench`",
             "",
             f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {platform.processor() or platform.machine()}, "
-            f"{cores} threads, Python {platform.python_version()}, torch {torch.__version__}, "
-            f"torchvision {torchvision.__version__}, timm {timm.__version__}. CPU; no GPU was at hand.",
+            f"{torch.get_num_threads()} threads, Python {platform.python_version()}, {versions}. {where}.",
             "",
-            "Every figure is a ratio of times measured in turn in one run, as median (smallest to largest). The "
-            "allocator is told to keep its pages (`make bench` sets it for both sides): else the time of a forward "
-            "pass jumps with what was freed before it.",
+            "Every figure is a ratio of times measured in turn in one run, as median (smallest to largest), unless it "
+            "has a unit. Allocator and idle threads are set as the service sets them, for both sides: else the time "
+            "of a forward pass jumps with what was freed before it.",
             "",
         )
     )
-
-
-def _explanations(repeats: int) -> str:
-    lines = [
-        "## An explanation over one bare forward pass",
-        "",
-        "Bare forward: `torch.inference_mode()`, eager, same network and batch. *With metrics*: over three such "
-        "passes. Targets: at most 1.15 and 1.25 for the gradient methods; for `aumann-shapley` (8 nodes) alone "
-        "1.25 at `pre_gap` and 1.6 at `last_conv`; for `shapley-sampling` (256 permutations) 5 at `pre_gap`.",
-        "",
-        "| network | layer | batch | method | explanation | with metrics |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in NETWORKS:
-        network = benchmark_network(name)
-        for layer in LAYERS:
-            split = split_network(network.model, network.layers[layer], (224, 224))
-            for batch in BATCHES:
-                for method in CHEAP_METHODS:
-                    count = 4 * repeats if batch == 1 else repeats
-                    plain, measured = _cost(split, network.model, method, batch, count)
-                    row = f"| {name} | `{layer}` | {batch} | `{method}` | {_median(plain)} | {_median(measured)} |"
-                    print(row, flush=True)
-                    lines.append(row)
-    return "\n".join([*lines, ""])
-
-
-def _cost(
-    split: SplitNetwork, model: torch.nn.Module, method: str, batch: int, repeats: int
-) -> tuple[list[float], list[float]]:
-    images = benchmark_images(batch)
-    questions = [Question(image, METHODS[method], UTILITIES["rest"]) for image in range(batch)]
-    forward = bare_forward(model, images)
-
-    def three_forwards() -> None:
-        for _ in range(3):
-            forward()
-
-    plain = ratios(lambda: explain(split, images, questions, metrics=False), forward, repeats)
-    measured = ratios(lambda: explain(split, images, questions, metrics=True), three_forwards, max(3, repeats // 2))
-    return plain, measured
-
-
-def _peers(repeats: int) -> str:
-    lines = [
-        "## The same work in `grad-cam`",
-        "",
-        "Its time over one bare forward pass, and over three with its pipeline for the same figures (its own map of "
-        "the image, three scores, its own map of the explanation map).",
-        "",
-        "| network | layer | batch | method | explanation | with metrics |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in NETWORKS:
-        for layer in LAYERS:
-            for method, batch in PEER_CELLS:
-                plain = _peer(name, layer, method, batch, False, repeats)
-                measured = [ratio / 3 for ratio in _peer(name, layer, method, batch, True, repeats)]
-                row = f"| {name} | `{layer}` | {batch} | `{method}` | {_median(plain)} | {_median(measured)} |"
-                print(row, flush=True)
-                lines.append(row)
-    return "\n".join([*lines, ""])
-
-
-def _peer(name: str, layer: str, method: str, batch: int, metrics: bool, repeats: int) -> list[float]:
-    assert method in PEERS
-    arguments = (name, layer, method, str(batch), str(metrics), str(repeats))
-    command = [sys.executable, "-m", "benchmarks.gradcam_pipeline", *arguments]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return list(map(float, json.loads(output.splitlines()[-1])))
 
 
 def _masking(repeats: int) -> str:
@@ -153,34 +86,29 @@ def _masking(repeats: int) -> str:
         "## Masking methods here and in `grad-cam`",
         "",
         "One image, 2,048 channels (resnet50) or 1,280; time over a bare forward pass of one image in the same "
-        "process, and the memory that it took at its peak beyond the loaded network, in MiB.",
+        "process, and resident memory in MiB before and at the peak.",
         "",
-        "| network | layer | method | here | `grad-cam` | times faster | here, MiB | `grad-cam`, MiB |",
-        "|---|---|---|---|---|---|---|---|",
+        *table("network", "layer", "method", "here", "`grad-cam`", "times faster", "MiB here", "MiB in `grad-cam`"),
     ]
     for name, layer, method in MASKING_CELLS:
         ours, theirs = (_mask(side, name, layer, method, repeats) for side in ("ours", "theirs"))
-        faster = statistics.median(theirs[0]) / statistics.median(ours[0])
-        row = (
-            f"| {name} | `{layer}` | `{method}` | {_median(ours[0])} | {_median(theirs[0])} | {faster:.3g} "
-            f"| {ours[1]:.0f} | {theirs[1]:.0f} |"
-        )
-        print(row, flush=True)
-        lines.append(row)
+        faster = statistics.median(theirs["ratios"]) / statistics.median(ours["ratios"])
+        memory = [f"{side['before_mib'][0]:.0f} to {side['peak_mib'][0]:.0f}" for side in (ours, theirs)]
+        cells = (shown(ours["ratios"]), shown(theirs["ratios"]), f"{faster:.3g}", *memory)
+        lines.append(row(name, f"`{layer}`", f"`{method}`", *cells))
     return "\n".join([*lines, ""])
 
 
-def _mask(side: str, name: str, layer: str, method: str, repeats: int) -> tuple[list[float], float]:
+def _mask(side: str, name: str, layer: str, method: str, repeats: int) -> dict[str, list[float]]:
     command = [sys.executable, "-m", "benchmarks.masking", side, name, layer, method, str(repeats)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = json.loads(output.splitlines()[-1])
-    return list(map(float, found["ratios"])), float(found["mib"])
+    return {key: value if isinstance(value, list) else [float(value)] for key, value in found.items()}
 
 
 def _memory() -> str:
     """Resident memory over 1,000 explanations with metrics."""
-    network = benchmark_network("tf_efficientnet_lite0")
-    split = split_network(network.model, network.layers["last_conv"], (224, 224))
+    split = fast_split(EMBEDDED, "last_conv")
     images = benchmark_images(1)
     question = [Question(0, METHODS["shapleycam"], UTILITIES["rest"])]
     readings = []
@@ -190,14 +118,14 @@ def _memory() -> str:
             gc.collect()
             readings.append(_resident_mib())
     tensors = sum(issubclass(type(item), Tensor) for item in gc.get_objects())
-    row = ", ".join(f"{reading:.0f}" for reading in readings)
-    print(row)
+    readings_shown = ", ".join(f"{reading:.0f}" for reading in readings)
+    print(readings_shown)
     return "\n".join(
         (
             "## Memory over 1,000 explanations",
             "",
             "Embedded network, `shapleycam` at `last_conv` with metrics, batch 1; resident MiB after each hundred:",
-            f"{row}. Tensors alive at the end: {tensors}.",
+            f"{readings_shown}. Tensors alive at the end: {tensors}.",
             "",
         )
     )
@@ -206,10 +134,6 @@ def _memory() -> str:
 def _resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 2**20
-
-
-def _median(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 if __name__ == "__main__":

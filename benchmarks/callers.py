@@ -1,8 +1,8 @@
 """Callers of the service, in a process of their own: they must not take the time that they measure.
 
-`python -m benchmarks.callers URL PATH FILE closed CALLERS SECONDS` has so many callers each wait for their answer before
-they ask again; `... open RATE SECONDS` asks at a steady rate whatever comes back. Both print, as JSON, the latency of
-each answer in ms, how many were refused, and how long it all took.
+`python -m benchmarks.callers URL PATH FILE closed CALLERS SECONDS` has so many callers each wait for their answer
+before they ask again; `... open RATE SECONDS` asks at a steady rate whatever comes back. Both print, as JSON, the
+latency of each answer in ms, how often each status came, and how long it all took.
 """
 
 import asyncio

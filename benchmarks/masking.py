@@ -1,13 +1,14 @@
 """One masking method on one image, here or in the `grad-cam` package, in a process of its own.
 
 `python -m benchmarks.masking SIDE NETWORK LAYER METHOD REPEATS` prints, as JSON, the ratios of its time over a bare
-forward pass and the peak of resident memory in MiB beyond what the loaded network takes.
+forward pass, and resident memory in MiB before it and at its peak.
 """
 
 import json
-import resource
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytorch_grad_cam as peer
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
@@ -15,9 +16,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
 from app.cam.engine import explain
 from app.cam.methods import METHODS
 from app.cam.questions import Question
-from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
-from benchmarks.measure import bare_forward, benchmark_images, benchmark_network, seconds
+from benchmarks.measure import bare_forward, benchmark_images, benchmark_network, fast_split, seconds
 
 PEERS = {"scorecam": peer.ScoreCAM, "ablationcam": peer.AblationCAM}
 TARGET = 1
@@ -31,7 +31,7 @@ def main(side: str, name: str, layer: str, method: str, repeats: int) -> None:
     path = network.layers[layer]
     work: Callable[[], object]
     if side == "ours":
-        split = split_network(network.model, path, (224, 224))
+        split = fast_split(name, layer)
         question = [Question(0, METHODS[method], UTILITIES["rest"], TARGET)]
 
         def work() -> object:
@@ -44,14 +44,17 @@ def main(side: str, name: str, layer: str, method: str, repeats: int) -> None:
 
     for _ in range(3):
         forward()
-    before = _peak_mib()
     base = sorted(seconds(forward) for _ in range(9))[4]
+    before = _memory_mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: loading a network has one of its own
     ratios = [seconds(work) / base for _ in range(repeats)]
-    print(json.dumps({"ratios": ratios, "mib": _peak_mib() - before}))
+    print(json.dumps({"ratios": ratios, "before_mib": before, "peak_mib": _memory_mib("VmHWM")}))
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _memory_mib(name: str) -> float:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 if __name__ == "__main__":

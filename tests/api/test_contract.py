@@ -14,7 +14,7 @@ from fastapi.openapi.models import OpenAPI
 from app.cam.methods import METHODS
 from app.cam.utilities import UTILITIES
 from app.errors import ERRORS
-from app.imaging import colormap_names
+from app.imaging.colour import colormap_names
 from app.settings import Settings
 from tests.api.asking import JSON
 from tests.api.serving import ROOT

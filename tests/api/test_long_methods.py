@@ -144,6 +144,11 @@ def post(client: httpx.Client, **query: Any) -> httpx.Response:
 
 
 def test_the_estimate_grows_with_the_work(hurried_client: httpx.Client) -> None:
+    # A refusal has the layer timed again, at most every 30 s: all that follow judge by the same times.
+    assert post(hurried_client, method="shapley-sampling", permutations=65536).status_code == 422
+    # One thread does all that the device has to do, in order: with this answered, the layer is timed.
+    assert hurried_client.post("/v1/predict", content=PHOTO, headers=JPEG).status_code == 200
+
     def estimate(**query: Any) -> float:
         response = post(hurried_client, method="shapley-sampling", **query)
         assert response.status_code == 422, response.text

@@ -120,7 +120,7 @@ def test_the_head_of_the_queue_that_gives_up_lets_those_behind_it_in() -> None:
 
 def test_the_budget_is_never_exceeded_and_whole_in_the_end_whoever_gives_up_when() -> None:
     async def ask() -> None:
-        budget, chance = Budget(CAPACITY), random.Random(0)  # noqa: S311
+        budget, chance = Budget(CAPACITY), random.Random(0)
 
         async def hold(cost: int) -> None:
             place: Place = await budget.take(cost)

@@ -409,7 +409,7 @@ def test_children_do_not_inherit_the_secrets_of_the_service(monkeypatch: pytest.
 
 @pytest.mark.parametrize("room_mb", [1000, 16])
 def test_who_gives_up_at_any_moment_leaves_pool_and_budget_whole(room_mb: int) -> None:
-    chance = random.Random(0)  # noqa: S311
+    chance = random.Random(0)
     moments = [0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 23, 30]
 
     async def hold(pool: Decoders) -> None:
