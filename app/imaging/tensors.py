@@ -20,6 +20,8 @@ def normalise(batch: torch.Tensor, preprocessing: Preprocessing, device: torch.d
         NCHW float32 on `device`; on the CPU bit-identical to torchvision's ToTensor and Normalize.
     """
     mean, std = _channel_statistics(preprocessing, torch.device(device))
+    if mean.device.type == "cuda":
+        batch = batch.pin_memory()  # or the copy would wait for the device
     planes = batch.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
     return planes.to(torch.float32).div_(255).sub_(mean).div_(std)
 
