@@ -5,7 +5,8 @@ import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_THRESHOLD_BYTES = 2**30
+# More than a batch's largest feature maps take.
+_THRESHOLD_BYTES = 2**28
 
 
 def prepare_process() -> None:

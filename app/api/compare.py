@@ -12,6 +12,7 @@ from app.api.body import read_body, validate
 from app.api.context import admitted, runtime_of
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
+from app.api.pictures import Pictures
 from app.api.replies import Clock, compare_reply, predictions_of
 from app.errors import InvalidParameter
 from app.imaging.overlay import overlays
@@ -67,8 +68,8 @@ async def compare(request: Request) -> Response:
         def render() -> Response:
             if media_type == _PNG:
                 return Response(encode_png(draw()), media_type=_PNG)
-            reply = compare_reply(answer, parameters, asked.layers, draw, clock)
-            return Response(reply.model_dump_json(), media_type=_JSON)
+            pictures = Pictures()
+            return pictures.respond(compare_reply(answer, parameters, asked.layers, draw, pictures, clock))
 
         return await runtime.offload(render)
 

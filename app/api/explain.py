@@ -1,6 +1,5 @@
 """POST /v1/explain: why the network said so."""
 
-import base64
 import time
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ from app.api.body import read_body, validate
 from app.api.context import admitted, runtime_of
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
+from app.api.pictures import Pictures
 from app.api.replies import Clock, explain_reply, header_of
 from app.parameters import ExplainParameters
 from app.runtime.pipeline import see
@@ -67,8 +67,9 @@ async def explain(
         answer = await asked.explain(served, seen)
 
         def render() -> Response:
-            reply = explain_reply(answer, parameters, asked.layers, clock)
-            return _png_response(reply, image) if media_type == _PNG else _json_response(reply)
+            pictures = Pictures()
+            reply = explain_reply(answer, parameters, asked.layers, pictures, clock)
+            return _png_response(reply, image, pictures) if media_type == _PNG else pictures.respond(reply)
 
         return await runtime.offload(render)
 
@@ -79,14 +80,8 @@ def _for_one_picture(parameters: ExplainParameters, image: Literal["overlay", "h
     return parameters.model_copy(update={"target": parameters.target[:1], "include": [image, *kept]})
 
 
-def _json_response(reply: ExplainReply) -> Response:
-    return Response(reply.model_dump_json(), media_type=_JSON)
-
-
-def _png_response(reply: ExplainReply, image: Literal["overlay", "heatmap"]) -> Response:
+def _png_response(reply: ExplainReply, image: Literal["overlay", "heatmap"], pictures: Pictures) -> Response:
     explanation = reply.explanations[0]
     png = explanation.overlay if image == "overlay" else explanation.heatmap
     assert png is not None
-    assert png.b64 is not None
-    headers = {"X-Explanation": header_of(reply)}
-    return Response(base64.b64decode(png.b64), media_type=_PNG, headers=headers)
+    return Response(pictures.file(png), media_type=_PNG, headers={"X-Explanation": header_of(reply)})

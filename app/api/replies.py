@@ -1,6 +1,5 @@
 """Turns an answer of the pipeline into the reply on the wire."""
 
-import base64
 import json
 import math
 import time
@@ -13,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from app.api.pictures import Pictures
 from app.cam.questions import Explanation, LayerAttribution
 from app.imaging.overlay import heatmap_image, overlays
-from app.imaging.png import encode_png
 from app.imaging.tensors import denormalise
 from app.parameters import CompareParameters, ExplainParameters
 from app.runtime.pipeline import Answer
@@ -71,11 +70,13 @@ def predict_reply(answer: Answer, top_k: int, clock: Clock) -> PredictReply:
     return PredictReply(**_head(answer, _Scores(answer), top_k), timing_ms=clock.timing(answer, render_started))
 
 
-def explain_reply(answer: Answer, parameters: ExplainParameters, layers: Layers, clock: Clock) -> ExplainReply:
-    """The reply of `/v1/explain`; renders the pictures that were asked for."""
+def explain_reply(
+    answer: Answer, parameters: ExplainParameters, layers: Layers, pictures: Pictures, clock: Clock
+) -> ExplainReply:
+    """The reply of `/v1/explain`; renders the pictures that were asked for, and adds them to `pictures`."""
     render_started = time.perf_counter()
     scores = _Scores(answer)
-    draw = _Painter(answer, parameters)
+    draw = _Painter(answer, parameters, pictures)
     return ExplainReply(
         **_head(answer, scores, parameters.top_k),
         **_asked(parameters, layers),
@@ -89,6 +90,7 @@ def compare_reply(
     parameters: CompareParameters,
     layers: Layers,
     draw_sheet: Callable[[], npt.NDArray[np.uint8]],
+    pictures: Pictures,
     clock: Clock,
 ) -> CompareReply:
     """The reply of `/v1/compare`.
@@ -98,6 +100,7 @@ def compare_reply(
         parameters: of the request.
         layers: names and module paths.
         draw_sheet: makes the contact sheet.
+        pictures: takes the sheet.
         clock: when the request began.
     """
     render_started = time.perf_counter()
@@ -106,7 +109,7 @@ def compare_reply(
         **_head(answer, scores, parameters.top_k),
         **_asked(parameters, layers),
         explanations=[_explanation(explanation, scores, None) for explanation in answer.explanations],
-        sheet=png_of(draw_sheet()),
+        sheet=pictures.add(draw_sheet()),
         timing_ms=clock.timing(answer, render_started),
     )
 
@@ -194,8 +197,9 @@ class _Scores:
 class _Painter:
     """Makes the pictures of each explanation that were asked for."""
 
-    def __init__(self, answer: Answer, parameters: ExplainParameters) -> None:
+    def __init__(self, answer: Answer, parameters: ExplainParameters, pictures: Pictures) -> None:
         self._answer = answer
+        self._pictures = pictures
         self._include = frozenset(parameters.include)
         heatmaps = [explanation.heatmap for explanation in answer.explanations]
         picture = answer.seen.picture
@@ -214,22 +218,16 @@ class _Painter:
 
     def overlay(self) -> Png | None:
         """The next explanation's overlay."""
-        return png_of(next(self._overlays)) if self.wants("overlay") else None
+        return self._pictures.add(next(self._overlays)) if self.wants("overlay") else None
 
     def heatmap(self, heatmap: Tensor) -> Png | None:
-        return png_of(heatmap_image(heatmap)) if self.wants("heatmap") else None
+        return self._pictures.add(heatmap_image(heatmap)) if self.wants("heatmap") else None
 
     def masked(self, name: str, mask: Callable[[], Tensor]) -> Png | None:
         """The network's input with every pixel weighted."""
         if not self.wants(name):
             return None
-        return png_of(denormalise(self._answer.images[0] * mask(), self._answer.network.preprocessing))
-
-
-def png_of(pixels: npt.NDArray[np.uint8]) -> Png:
-    """Encodes a picture for a JSON reply."""
-    height, width = pixels.shape[:2]
-    return Png(width=width, height=height, b64=base64.b64encode(encode_png(pixels)).decode())
+        return self._pictures.add(denormalise(self._answer.images[0] * mask(), self._answer.network.preprocessing))
 
 
 def _explanation(explanation: Explanation, scores: _Scores, draw: _Painter | None) -> ExplanationReply:

@@ -137,11 +137,12 @@ class DeviceWorker:
             return []
         batch, seconds = [first], first.cost_s
         for job in self._waiting:
+            if job is first or job.kind.key != first.kind.key:
+                continue
             if len(batch) == first.kind.most or seconds + job.cost_s > _BATCH_S:
                 break
-            if job is not first and job.kind.key == first.kind.key:
-                batch.append(job)
-                seconds += job.cost_s
+            batch.append(job)
+            seconds += job.cost_s
         taken = set(map(id, batch))
         self._waiting = deque(job for job in self._waiting if id(job) not in taken)
         self._running.extend(batch)
