@@ -50,19 +50,26 @@ class Caller:
 
     async def call(self) -> str:
         """Asks once; returns the status."""
-        try:
-            if self._streams is None:
-                self._streams = await asyncio.open_connection(self._host, self._port)
-            reader, writer = self._streams
-            writer.write(self._request)
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-            length = next(line for line in head.split("\r\n") if line.startswith("content-length:"))
-            await reader.readexactly(int(length.partition(":")[2]))
-            if "connection: close" in head:
+        # A connection that lay idle may have been closed in the meantime: then a new one, as every HTTP client does.
+        for is_reused in (True, False) if self._streams else (False,):
+            try:
+                return await self._exchange()
+            except (OSError, asyncio.IncompleteReadError) as error:
                 self.close()
-        except (OSError, asyncio.IncompleteReadError):
+                if not is_reused or getattr(error, "partial", b""):
+                    break
+        return "lost"
+
+    async def _exchange(self) -> str:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._streams
+        writer.write(self._request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = next(line for line in head.split("\r\n") if line.startswith("content-length:"))
+        await reader.readexactly(int(length.partition(":")[2]))
+        if "connection: close" in head:
             self.close()
-            return "lost"
         return head.split(" ")[1]
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """One masking method on one image, here or in the `grad-cam` package, in a process of its own.
 
-`python -m benchmarks.masking SIDE NETWORK LAYER METHOD REPEATS` prints, as JSON, its seconds, and resident memory in MiB
-before it and at its peak.
+`python -m benchmarks.masking SIDE NETWORK LAYER METHOD REPEATS` prints, as JSON, its seconds, and resident memory in
+MiB before it and at its peak.
 """
 
 import json
