@@ -39,7 +39,7 @@ def explanations(repeats: int) -> str:
         "",
         "*Bare forward*: eager, contiguous, `torch.inference_mode()`, the same network and batch, in a process of its "
         "own in which nothing is set, as a user would write it. *Tuned*: the same with an allocator that keeps its "
-        "pages, which PyTorch's documentation does not mention and which makes it up to three times faster. *With "
+        "pages, which makes it up to three times faster on some networks. *With "
         "metrics*: over three bare forwards. Targets at batch 8, GradCAM and ShapleyCAM: at most 0.65 (resnet50, "
         "`pre_gap`), 0.75 (`last_conv`), 0.40 and 0.50 (embedded), 0.80 and 0.95 (swin); with metrics 0.70 (resnet50) "
         "and 0.45 (embedded).",

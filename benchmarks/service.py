@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import httpx
@@ -144,11 +145,11 @@ def load(repeats: int, phase_s: float) -> str:
 
 async def _overhead_ms(service: Service) -> float:
     """Median over single requests of the time that is neither decoding, nor computing, nor drawing."""
-    rest = []
+    rest, picture = [], picture_500()
     async with httpx.AsyncClient(base_url=service.url) as client:
         for _ in range(50):
             started = time.perf_counter()
-            reply = await client.post("/v1/explain", content=picture_500(), headers={"Content-Type": "image/jpeg"})
+            reply = await client.post("/v1/explain", content=picture, headers={"Content-Type": "image/jpeg"})
             total_ms = 1e3 * (time.perf_counter() - started)
             timing = reply.json()["timing_ms"]
             rest.append(total_ms - timing["decode"] - timing["compute"] - timing["render"])
@@ -164,9 +165,13 @@ def overload(phase_s: float, deadline_s: float = 10.0) -> str:
             service.wait_until_ready()
             calm = _call(service, "/v1/explain", file, "closed", 16, 10)
             capacity = len(calm.latencies_ms) / calm.seconds
-            before = resident_mib(service)
-            stormy = _call(service, "/v1/explain", file, "open", 3 * capacity, phase_s)
-            after = resident_mib(service)
+            with ThreadPoolExecutor(1) as pool:
+                storm = pool.submit(_call, service, "/v1/explain", file, "open", 3 * capacity, phase_s)
+                memory = []
+                while not storm.done():
+                    memory.append(f"{resident_mib(service):.0f}")
+                    wait([storm], timeout=phase_s / 6)
+            stormy = storm.result()
             time.sleep(1.0)
             later = _call(service, "/v1/explain", file, "closed", 1, 5)
             single = _call(service, "/v1/explain", file, "closed", 1, 5)
@@ -176,8 +181,8 @@ def overload(phase_s: float, deadline_s: float = 10.0) -> str:
         "",
         f"Capacity {capacity:.1f} answers a second (16 callers), requests at {3 * capacity:.0f} a second, "
         f"`CAM_TIMEOUT_S` {deadline_s:g}: {stormy.statuses}. Accepted requests: p99 {p99:.0f} ms, "
-        f"{len(stormy.latencies_ms) / stormy.seconds:.1f} answers a second. Resident memory {before:.0f} MiB before, "
-        f"{after:.0f} MiB after. One caller a second later: p50 {statistics.median(later.latencies_ms):.0f} ms, and "
+        f"{len(stormy.latencies_ms) / stormy.seconds:.1f} answers a second. Resident MiB every {phase_s / 6:.0f} s: "
+        f"{', '.join(memory)}. One caller a second later: p50 {statistics.median(later.latencies_ms):.0f} ms, and "
         f"five seconds after that {statistics.median(single.latencies_ms):.0f} ms.",
         "",
     ]
