@@ -23,7 +23,7 @@ async def why_not_ready(worker: DeviceWorker, served: ServedNetwork | None, long
     """
     if worker.silent_s() > longest_s:
         return f"has finished nothing for {longest_s:g} s"
-    if worker.is_idle and served is not None and (worker.has_failed or worker.idle_s() > _FRESH_S):
+    if worker.is_idle and served is not None and (worker.has_failed or worker.since_success_s() > _FRESH_S):
         try:
             await asyncio.wait_for(asyncio.wrap_future(worker.start(served.probe)), _PROBE_S)
         except TimeoutError:

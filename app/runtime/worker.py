@@ -62,8 +62,8 @@ class DeviceWorker:
             return 0.0
         return min(time.perf_counter() - oldest, time.monotonic() - self.last_success)
 
-    def idle_s(self) -> float:
-        """For how long nothing has succeeded."""
+    def since_success_s(self) -> float:
+        """How long ago the device last did what it was asked for."""
         return time.monotonic() - self.last_success
 
     async def run(self, kind: Kind[Payload, Result], payload: Payload, cost_s: float = 0.0) -> Done[Result]:
