@@ -24,9 +24,9 @@ bench: $(VENV)/.dev
 # Pins without index addresses; needs uv.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header pyproject.toml -o requirements.lock
+		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra telemetry pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra dev -c requirements.lock pyproject.toml \
+		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra telemetry --extra dev -c requirements.lock pyproject.toml \
 		-o requirements-dev.lock
 
 $(PY):

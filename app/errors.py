@@ -31,6 +31,12 @@ class MalformedBody(ServiceError):
     code, status = "malformed_body", 400
 
 
+class Unauthorized(ServiceError):
+    """No API key of `CAM_API_KEYS_FILE` came with the request."""
+
+    code, status = "unauthorized", 401
+
+
 class NotFound(ServiceError):
     """No such resource."""
 
@@ -101,6 +107,12 @@ class Internal(ServiceError):
     """A fault of the service."""
 
     code, status = "internal", 500
+
+
+class NotOffered(ServiceError):
+    """A part of a protocol that the service does not implement."""
+
+    code, status = "not_implemented", 501
 
 
 class NotReady(ServiceError):

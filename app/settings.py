@@ -45,8 +45,17 @@ class Settings(BaseSettings):
     queue_size: int = Field(128, ge=1, description="most requests accepted and not yet answered")
     timeout_s: float = Field(120, gt=0, description="longest time from acceptance to answer in seconds")
     drain_s: float = Field(30, gt=0, description="longest time from SIGTERM to the end of the process in seconds")
+    api_keys_file: Path | None = Field(
+        None, description="file of API keys, a line `name: key` each; read anew when it changes"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins whose pages may call the service, comma-separated; `*` for any"
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="of the log on stderr: text, json (an object a line), or auto: text on a terminal, else json"
+    )
 
-    @field_validator("models", "device", mode="before")
+    @field_validator("models", "device", "cors_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -58,7 +67,7 @@ class Settings(BaseSettings):
     def _no_duplicates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value))
 
-    @field_validator("config", "weights_dir", mode="before")
+    @field_validator("config", "weights_dir", "api_keys_file", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None
