@@ -7,12 +7,18 @@ from contextlib import asynccontextmanager
 from typing import TypedDict
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
-from app.api import compare, explain, health, models, predict
+from app.api import compare, explain, health, kserve, metrics, models, open_inference, predict
+from app.api.guard import KeyGuard
 from app.api.handlers import add_handlers
 from app.api.limits import BodyLimit
+from app.api.observing import QUIET, Observing
 from app.api.openapi import install_openapi
+from app.api.security import SecurityHeaders
+from app.keys import Keys
+from app.runtime.gauges import Gauges
 from app.runtime.runtime import Runtime
 from app.settings import Settings
 
@@ -43,11 +49,15 @@ def create_app(
         runtime: made of the same settings, where the caller wants to hold it.
         on_ready: called once when all networks are loaded and warm.
         on_failure: called once with the reason when a network cannot be loaded.
+
+    Raises:
+        KeysError: the file of API keys cannot be used.
     """
+    held = runtime or Runtime(settings)
+    held.meters.registry.register(Gauges(held))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
-        held = runtime or Runtime(settings)
         loading = asyncio.create_task(_load(held, on_ready, on_failure))
         try:
             await held.decoders.start()
@@ -65,13 +75,38 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
         swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
+        # Switched on by OpenTelemetry's own variables; the figures are Prometheus' business.
+        telemetry={
+            "auto_configure": True,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "exclude": lambda scope: scope.get("path") in QUIET,
+        },
     )
-    for room in (explain, compare, predict, models, health):
+    for room in (explain, compare, predict, kserve, models, open_inference, health, metrics):
         app.include_router(room.router)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    _add_middleware(app, settings, held)
     add_handlers(app)
     install_openapi(app, settings)
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, runtime: Runtime) -> None:
+    """Wraps the application; what is added last sees a request first."""
+    if settings.api_keys_file is not None:
+        app.add_middleware(KeyGuard, keys=Keys(settings.api_keys_file))
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, held=runtime.bodies, limit_s=settings.timeout_s)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
+            expose_headers=["X-Explanation", "X-Request-ID", "Server-Timing", "Retry-After"],
+        )
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(Observing, meters=runtime.meters)
 
 
 async def _load(runtime: Runtime, on_ready: Callable[[], None], on_failure: Callable[[Exception], None]) -> None:

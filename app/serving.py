@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from types import FrameType
@@ -12,6 +11,9 @@ from types import FrameType
 import uvicorn
 from pydantic import ValidationError
 
+from app.connections import ImpatientProtocol
+from app.keys import KeysError
+from app.logs import set_up_logs
 from app.main import create_app
 from app.runtime.runtime import Runtime
 from app.settings import Settings
@@ -70,15 +72,15 @@ def _end(limit_s: float) -> None:
 
 def serve() -> int:
     """Serves until a signal comes; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = Settings()
     except ValidationError as error:
+        set_up_logs("auto")
         for mistake in error.errors():
             name = "_".join(("CAM", *map(str, mistake["loc"][:1]))).upper()
             _LOG.error("%s: %s", name, mistake["msg"])
         return 2
+    set_up_logs(settings.log_format)
     failures: list[Exception] = []
 
     def fail(error: Exception) -> None:
@@ -86,8 +88,21 @@ def serve() -> int:
         server.should_exit = True
 
     runtime = Runtime(settings)
-    app = create_app(settings, runtime, on_ready=lambda: _say_where(server), on_failure=fail)
-    config = uvicorn.Config(app, settings.host, settings.port, log_config=None, server_header=False)
+    try:
+        app = create_app(settings, runtime, on_ready=lambda: _say_where(server), on_failure=fail)
+    except KeysError as error:
+        _LOG.error("cannot start: %s", error)
+        return 2
+    config = uvicorn.Config(
+        app,
+        settings.host,
+        settings.port,
+        http=ImpatientProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
     server = Server(config, runtime)
     server.run()
     if not failures:
@@ -106,8 +121,8 @@ def _say_where(server: uvicorn.Server) -> None:
     host = f"[{server.config.host}]" if ":" in server.config.host else server.config.host
     url = f"http://{host}:{port}"
     _LOG.info(
-        "ready. The API page: %s/docs\n"
-        "      A first picture: curl -F image=@photo.jpg -H 'Accept: image/png' %s/v1/explain -o overlay.png",
+        "ready. The API page: %s/docs; a first picture: "
+        "curl -F image=@photo.jpg -H 'Accept: image/png' %s/v1/explain -o overlay.png",
         url,
         url,
     )

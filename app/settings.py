@@ -52,7 +52,8 @@ class Settings(BaseSettings):
         (), description="origins whose pages may call the service, comma-separated; `*` for any"
     )
     log_format: Literal["auto", "text", "json"] = Field(
-        "auto", description="of the log on stderr: text, json (an object a line), or auto: text on a terminal, else json"
+        "auto",
+        description="of the log on stderr: text, json (an object a line), or auto: text on a terminal, json elsewhere",
     )
 
     @field_validator("models", "device", "cors_origins", mode="before")

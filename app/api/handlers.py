@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.api.record import record_of
 from app.cam.errors import CamError, LayerError, MethodError
 from app.errors import (
     ImageTooSmall,
@@ -43,7 +44,14 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    return respond(request, error)
+
+
+def respond(request: Request, error: Exception) -> Response:
+    """The reply to an exception."""
     answer = as_service_error(request, error)
+    if record := record_of(request.scope):
+        record.code = answer.code
     detail = {name: _cut(value) for name, value in answer.detail.items()}
     content = {"error": _cut(answer.message), "code": answer.code, "detail": detail}
     # JSON lets callers send halves of surrogate pairs, which UTF-8 cannot say.

@@ -1,16 +1,18 @@
 """Refuses bodies that are too large while they stream in, before anything is kept of them."""
 
 import asyncio
+import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BodyTooLarge, QueueFull
+from app.errors import BodyTooLarge, QueueFull, Timeout
+from app.runtime.budget import Held
 
 _DRAIN_BYTES = 2**30
 _DRAIN_S = 20.0
 _SILENCE_S = 2.0
-# So many bodies of the largest size may be in memory at once, of requests that are received, waiting or answered.
-_BODIES_AT_ONCE = 16
+# A body in which nothing arrives for so long is not waited for.
+_PAUSE_S = 30.0
 
 
 class BodyLimit:
@@ -21,17 +23,26 @@ class BodyLimit:
     read and thrown away first, within bounds.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, held: Held, limit_s: float) -> None:
+        """Takes the limits.
+
+        Args:
+            app: the application.
+            max_bytes: largest body.
+            held: what all bodies together take up.
+            limit_s: how long a body may take to arrive.
+        """
         self._app = app
         self._max_bytes = max_bytes
-        self._held = Held(_BODIES_AT_ONCE * max_bytes)
+        self._held = held
+        self._limit_s = limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Counts what the application receives."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(dict(scope["headers"]), receive, self._max_bytes, self._held)
+        body = _Body(dict(scope["headers"]), receive, self._max_bytes, self._held, self._limit_s)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -44,30 +55,22 @@ class BodyLimit:
             body.let_go()
 
 
-class Held:
-    """How many bytes of bodies are in memory.
-
-    Attributes:
-        limit: how many there may be.
-        bytes: how many there are.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.bytes = 0
-
-
 class _Body:
     """The body of one request as it streams in."""
 
-    def __init__(self, headers: dict[bytes, bytes], receive: Receive, max_bytes: int, held: Held) -> None:
+    def __init__(
+        self, headers: dict[bytes, bytes], receive: Receive, max_bytes: int, held: Held, limit_s: float
+    ) -> None:
         declared = headers.get(b"content-length", b"0")
         self._declared = int(declared) if declared.isdigit() else 0
         self._receive = receive
         self._max_bytes = max_bytes
         self._all = held
         self._held = 0
+        self._limit_s = limit_s
+        self._deadline = time.monotonic() + limit_s
         self._received = 0
+        self._is_given_up = False
         self._complete = not self._declared and b"transfer-encoding" not in headers
         # To receive is to tell such a client to go on.
         self._waits = headers.get(b"expect", b"").lower() == b"100-continue"
@@ -78,10 +81,11 @@ class _Body:
         Raises:
             BodyTooLarge: the body is, or says that it will be, longer than the limit.
             QueueFull: it does not fit beside those of other requests.
+            Timeout: it takes too long.
         """
         if self._declared > self._max_bytes:
             raise self._too_large()
-        message = await self._next()
+        message = await self._next_in_time()
         if self._received > self._max_bytes:
             raise self._too_large()
         size = len(message.get("body", b""))
@@ -101,8 +105,8 @@ class _Body:
         self._held = 0
 
     async def drain(self) -> None:
-        """Throws the rest away, unless the client is still waiting to be told to send it."""
-        if self._waits:
+        """Throws the rest away, unless the client is still waiting to be told to send it, or took too long."""
+        if self._waits or self._is_given_up:
             return
         try:
             async with asyncio.timeout(_DRAIN_S):
@@ -111,6 +115,23 @@ class _Body:
                         await self._next()
         except TimeoutError:
             return
+
+    async def _next_in_time(self) -> Message:
+        if self._complete:
+            return await self._next()  # the caller's hanging up, which has all the time in the world
+        limit_s = min(_PAUSE_S, self._deadline - time.monotonic())
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._next()
+        except TimeoutError:
+            # Whoever is that slow would hold the connection on and on.
+            self._is_given_up = True
+            raise Timeout(
+                "the body did not arrive in time",
+                headers={"Connection": "close"},
+                field="body",
+                takes=f"a whole body within {self._limit_s:g} s, without a pause of more than {_PAUSE_S:g} s",
+            ) from None
 
     async def _next(self) -> Message:
         self._waits = False

@@ -98,3 +98,16 @@ class _Lane:
                     return
                 place.set_result(self.take(cost))
             self._waiting.popleft()
+
+
+class Held:
+    """How many bytes of bodies are in memory.
+
+    Attributes:
+        limit: how many there may be.
+        bytes: how many there are.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0

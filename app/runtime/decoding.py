@@ -68,6 +68,7 @@ class Decoders:
     Attributes:
         budget: of bytes that requests hold.
         children: the processes.
+        broken: how many pictures broke the child that read them.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Decoders:
         """
         self.budget = Budget(max_held_bytes)
         self.children = Children(count, program, max_pixels, recycle_after)
+        self.broken = 0
         self._limit_s = limit_s
 
     async def start(self) -> None:
@@ -163,6 +165,7 @@ class Decoders:
         except BrokenDecoder as error:
             if self.children.closed:
                 raise closing() from None
+            self.broken += 1
             _LOG.warning("a file of %d bytes broke its decoder: %s", len(request.data), error)
             raise ImageUnreadable(_BROKEN) from None
         finally:

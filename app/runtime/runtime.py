@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from app.errors import Draining, NotReady, QueueFull, Timeout, UnknownModel
+from app.runtime.budget import Held
 from app.runtime.decoding import Decoders
 from app.runtime.devices import choose_devices, set_precision
+from app.runtime.meters import Meters
 from app.runtime.readiness import why_not_ready
 from app.runtime.served import ServedNetwork
 from app.runtime.worker import DeviceWorker
@@ -26,6 +28,10 @@ Result = TypeVar("Result")
 # How much the latest answer counts in the mean time between answers, from which `Retry-After` is told.
 _SHARE_OF_LATEST = 0.1
 _LONGEST_RETRY_S = 60
+# So many bodies of the largest size may be in memory at once, of requests that are received, waiting or answered.
+_BODIES_AT_ONCE = 16
+# Calls with several pictures keep those of their reply until all are answered; so many may do so at once.
+_CALLS_OF_MANY = 4
 # Each may take the memory of a picture of the largest size several times.
 _MOST_DECODERS = 8
 
@@ -36,7 +42,12 @@ class Runtime:
     Attributes:
         settings: as given.
         networks: the loaded ones by name, in the configured order.
+        workers: by the name of their device.
         decoders: read posted pictures.
+        bodies: how much of the memory posted bodies take.
+        calls_of_many: held by calls with more than one picture while they are answered.
+        meters: what is counted and timed.
+        in_flight: how many requests are accepted and not yet answered.
         is_draining: whether the service is stopping.
     """
 
@@ -44,11 +55,14 @@ class Runtime:
         self.settings = settings
         self.networks: dict[str, ServedNetwork] = {}
         self.is_draining = False
-        self._workers: dict[str, DeviceWorker] = {}
+        self.workers: dict[str, DeviceWorker] = {}
+        self.meters = Meters()
         processors = os.cpu_count() or 1
         self.decoders = Decoders(min(processors, _MOST_DECODERS), settings.max_pixels)
+        self.bodies = Held(_BODIES_AT_ONCE * settings.max_body_bytes)
+        self.calls_of_many = asyncio.Semaphore(_CALLS_OF_MANY)
         self._helpers = ThreadPoolExecutor(processors, thread_name_prefix="helper")
-        self._in_flight = 0
+        self.in_flight = 0
         self._answered = asyncio.Event()
         self._between_answers_s = 0.0
         self._last_answer = -math.inf
@@ -72,8 +86,8 @@ class Runtime:
         devices = choose_devices(self.settings.device)
         set_precision(self.settings.precision)
         for device in devices:
-            if str(device) not in self._workers:
-                self._workers[str(device)] = DeviceWorker(device)
+            if str(device) not in self.workers:
+                self.workers[str(device)] = DeviceWorker(device, self.meters)
         for number, spec in enumerate(specs):
             if self.is_draining:
                 return
@@ -81,7 +95,7 @@ class Runtime:
             _LOG.info("loading %s on %s", spec.name, device)
             started = time.perf_counter()
             network = load_network(spec, device, self.settings.weights_dir)
-            worker = self._workers[str(device)]
+            worker = self.workers[str(device)]
             served = ServedNetwork(network, worker, self.settings.trunk, self.settings.precision)
             worker.start(served.warm).result()
             self.networks[spec.name] = served
@@ -119,7 +133,7 @@ class Runtime:
         if not self.is_loaded:
             loading = [name for name in self.settings.models if name not in self.networks]
             raise NotReady("networks are still loading", headers={"Retry-After": "1"}, loading=loading)
-        for name, worker in self._workers.items():
+        for name, worker in self.workers.items():
             served = next((served for served in self.networks.values() if served.worker is worker), None)
             reason = await why_not_ready(worker, served, self.settings.timeout_s)
             if reason is not None:
@@ -134,10 +148,10 @@ class Runtime:
         """
         if self.is_draining:
             raise Draining("the service is stopping", headers={"Connection": "close"})
-        if self._in_flight >= self.settings.queue_size:
-            seconds = math.ceil(self._in_flight * self._between_answers_s)
+        if self.in_flight >= self.settings.queue_size:
+            seconds = math.ceil(self.in_flight * self._between_answers_s)
             raise QueueFull(
-                f"{self._in_flight} requests are waiting already",
+                f"{self.in_flight} requests are waiting already",
                 headers={"Retry-After": str(min(max(1, seconds), _LONGEST_RETRY_S))},
                 takes=f"at most {self.settings.queue_size}",
             )
@@ -152,7 +166,7 @@ class Runtime:
             Timeout: the body of the context took longer than `CAM_TIMEOUT_S`.
         """
         self.refuse_overload()
-        self._in_flight += 1
+        self.in_flight += 1
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.settings.timeout_s):
@@ -162,14 +176,14 @@ class Runtime:
             limit = self.settings.timeout_s
             raise Timeout(f"no answer within {limit:g} s", limit_s=limit) from None
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
+            self.in_flight -= 1
+            if not self.in_flight:
                 self._answered.set()
 
     async def drain(self) -> None:
         """Takes no more requests, and returns when all that were accepted are answered."""
         self.is_draining = True
-        while self._in_flight:
+        while self.in_flight:
             self._answered.clear()
             await self._answered.wait()
 
@@ -179,7 +193,7 @@ class Runtime:
 
     def close(self) -> None:
         """Ends all threads."""
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.close()
         self._helpers.shutdown(wait=True, cancel_futures=True)
 

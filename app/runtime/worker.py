@@ -16,6 +16,7 @@ from app.cam.errors import CamError
 from app.errors import ServiceError, WorkerFailed
 from app.runtime.devices import is_out_of_memory
 from app.runtime.jobs import Abandoned, Done, Job, Kind, Payload, Result
+from app.runtime.meters import Meters
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,8 +39,9 @@ class DeviceWorker:
         has_failed: whether the device has failed since.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, meters: Meters | None = None) -> None:
         self.device = device
+        self._meters = meters or Meters()
         self.last_success = time.monotonic()
         self.has_failed = False
         self._waiting: deque[Job] = deque()
@@ -53,6 +55,11 @@ class DeviceWorker:
     def is_idle(self) -> bool:
         """Whether it has nothing to do."""
         return not self._waiting and not self._running
+
+    @property
+    def depth(self) -> int:
+        """How many jobs wait for it."""
+        return len(self._waiting)
 
     def silent_s(self) -> float:
         """For how long it has had work without any success; 0 while idle."""
@@ -117,6 +124,7 @@ class DeviceWorker:
         except BaseException:
             # Not an error of a job, which is its answer: the thread itself is done for.
             _LOG.exception("the worker of %s failed and is started anew", self.device)
+            self._meters.restarts.labels(str(self.device)).inc()
             self.has_failed = True
             self._fail_all()
             self._thread = self._start()
@@ -149,6 +157,9 @@ class DeviceWorker:
         return batch
 
     def _run(self, batch: list[Job]) -> None:
+        kind = batch[0].kind
+        if kind.most > 1 and not kind.is_long:
+            self._meters.batch(str(self.device), len(batch), kind.most)
         started, passed_s = time.perf_counter(), self._passed_s
         answers = self._answers(batch)
         compute_s = time.perf_counter() - started - (self._passed_s - passed_s)
@@ -175,6 +186,8 @@ class DeviceWorker:
             if len(batch) == 1:
                 return [self._in_smaller_chunks(batch) if is_out_of_memory(error) else error]
             _LOG.warning("a batch of %d failed on %s and is halved: %s", len(batch), self.device, error)
+            if is_out_of_memory(error):
+                self._meters.halvings.labels(str(self.device)).inc()
             self._free_memory()
         middle = len(batch) // 2
         return [*self._answers(batch[:middle]), *self._answers(batch[middle:])]
@@ -189,6 +202,7 @@ class DeviceWorker:
         """Runs one job that does not fit the memory, in ever smaller chunks."""
         for divisor in _SMALLER[1:]:
             self._free_memory()
+            self._meters.halvings.labels(str(self.device)).inc()
             _LOG.warning("out of memory on %s: going on with chunks of one %dth", self.device, divisor)
             try:
                 with smaller_chunks(divisor):

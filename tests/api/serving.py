@@ -1,5 +1,6 @@
 """Runs the service as its users do: `python -m app serve`, in its own process, on a real socket."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -101,3 +103,16 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
             return found[1]
         time.sleep(0.02)
     raise AssertionError(f"the service did not start: {log.read_text()}")
+
+
+def log_line(log: Path, **facts: object) -> dict[str, Any]:
+    """Waits for the line of the log that says all this; a reply may arrive before its line."""
+    deadline = time.monotonic() + _START_S
+    while True:
+        for line in log.read_text(encoding="utf-8").splitlines():
+            said = json.loads(line)
+            if facts.items() <= said.items():
+                assert isinstance(said, dict)
+                return said
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
