@@ -94,7 +94,12 @@ class ExplanationParameters(PredictParameters):
     """What explanations and comparisons take alike."""
 
     layer: Annotated[
-        Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(_no_doubles)] | None,
+        Annotated[
+            list[Annotated[str, Field(min_length=1)]],
+            AfterValidator(_no_doubles),
+            Field(json_schema_extra={"uniqueItems": True}),
+        ]
+        | None,
         BeforeValidator(_as_list),
     ] = Field(
         None,
@@ -136,7 +141,7 @@ class ExplanationParameters(PredictParameters):
         ge=0,
         le=8192,
         description="Longest side of the overlay in px, from 16; 0 keeps the original size. Never enlarged.",
-        json_schema_extra=_takes("0 or a whole number from 16 to 8192"),
+        json_schema_extra=_takes("0 or a whole number from 16 to 8192", anyOf=[{"const": 0}, {"minimum": 16}]),
     )
     smooth: Smooth = Field(
         "none",
@@ -213,7 +218,7 @@ class CompareParameters(ExplanationParameters):
         default=["shapleycam"],
         min_length=1,
         description="The attribution methods to compare; may be repeated.",
-        json_schema_extra=_takes(f"any of {', '.join(METHODS)}, each once"),
+        json_schema_extra=_takes(f"any of {', '.join(METHODS)}, each once", uniqueItems=True),
     )
     utility: Annotated[
         list[Annotated[str, _one_of(UTILITIES), Field(json_schema_extra={"enum": list(UTILITIES)})]],
@@ -223,7 +228,7 @@ class CompareParameters(ExplanationParameters):
         default=["rest"],
         min_length=1,
         description="The utility functions to compare; may be repeated.",
-        json_schema_extra=_takes(f"any of {', '.join(UTILITIES)}, each once"),
+        json_schema_extra=_takes(f"any of {', '.join(UTILITIES)}, each once", uniqueItems=True),
     )
     max_side: Annotated[int, AfterValidator(_zero_or_from_16)] = Field(
         256,
@@ -231,7 +236,7 @@ class CompareParameters(ExplanationParameters):
         le=8192,
         description="Longest side of each picture of the sheet in px, from 16; 0 keeps the original size. Never "
         "enlarged.",
-        json_schema_extra=_takes("0 or a whole number from 16 to 8192"),
+        json_schema_extra=_takes("0 or a whole number from 16 to 8192", anyOf=[{"const": 0}, {"minimum": 16}]),
     )
 
 

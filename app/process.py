@@ -1,9 +1,13 @@
 """Prepares the process for what PyTorch does in it; to be called before PyTorch is imported."""
 
 import ctypes
+import math
 import os
 import resource
+import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # More than a batch's largest feature maps take.
@@ -12,15 +16,36 @@ _THRESHOLD_BYTES = 2**28
 _OPEN_FILES = 65536
 
 
+def processors(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many processors this process may keep busy: those it may run on, or fewer where a container is limited.
+
+    Args:
+        control_groups: where Linux tells of a container's limits, in version 2 or 1.
+    """
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = (control_groups / "cpu.max").read_text().split()
+        return count if quota == "max" else min(count, math.ceil(int(quota) / int(period)))
+    with suppress(OSError, ValueError):
+        quota, period = ((control_groups / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return count if int(quota) < 0 else min(count, math.ceil(int(quota) / int(period)))
+    return count
+
+
 def prepare_process() -> None:
-    """Has idle threads sleep, the allocator keep its pages, and many connections open.
+    """Has the process end when it is told to, idle threads sleep, the allocator keep its pages, and files open.
 
     Threads of OpenMP spin for a while when they run out of work, which takes the processors from the compiled trunk,
     from the encoding of pictures and from whatever else the machine does. With glibc's default thresholds large
     tensors are mapped, cleared page by page and unmapped again for every layer, and the time of one and the same
     forward pass jumps by half. Settings that an operator has made stay.
     """
+    # Until the server listens for it. The first process of a container does not end by itself.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if (count := processors()) < (os.cpu_count() or 1):
+        # Libraries count the machine's, and a container that starts more threads than it may run is held up.
+        os.environ.setdefault("OMP_NUM_THREADS", str(count))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

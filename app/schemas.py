@@ -140,6 +140,18 @@ class ExplainReply(BaseModel):
     timing_ms: Timing
 
 
+class Predictions(BaseModel):
+    """What the KServe V1 protocol answers to `:predict`."""
+
+    predictions: list[PredictReply] = Field(description="one for each instance, in order")
+
+
+class Explanations(BaseModel):
+    """What the KServe V1 protocol answers to `:explain`."""
+
+    explanations: list[ExplainReply] = Field(description="one for each instance, in order")
+
+
 class CompareReply(BaseModel):
     """Explanations side by side."""
 
@@ -211,6 +223,51 @@ class Labels(BaseModel):
     """Class names in order."""
 
     labels: list[str]
+
+
+class Server(BaseModel):
+    """The service, in the words of the Open Inference Protocol."""
+
+    name: str
+    version: str
+    extensions: list[str] = Field(description="of the protocol; there are none")
+
+
+class Live(BaseModel):
+    """Whether the process answers."""
+
+    live: bool
+
+
+class Ready(BaseModel):
+    """Whether requests can be answered."""
+
+    ready: bool
+
+
+class ModelReady(BaseModel):
+    """Whether a network can answer requests."""
+
+    name: str
+    ready: bool
+
+
+class TensorReply(BaseModel):
+    """What goes into a network or comes out of it, in the words of the Open Inference Protocol."""
+
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1 for any number")
+
+
+class ModelMetadata(BaseModel):
+    """A network, in the words of the Open Inference Protocol."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorReply]
+    outputs: list[TensorReply]
 
 
 class Status(BaseModel):

@@ -12,12 +12,17 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from app.errors import InvalidParameter, MalformedBody, UnsupportedMediaType
-from app.parameters import PredictParameters, list_fields
+from app.parameters import ExplainParameters, PredictParameters, list_fields
 
 Parameters = TypeVar("Parameters", bound=PredictParameters)
 
 _IMAGE_TAKES = "one image file, as the multipart part image, as image.b64 in JSON, or as the body itself"
 _BASE64_CHUNK = 4 * 2**18
+# In JSON these are written as what they are; everywhere else all is text.
+_NUMBERS = frozenset(
+    {name for name, field in ExplainParameters.model_fields.items() if field.annotation in {int, float, float | None}}
+)
+_TRUTHS = frozenset({name for name, field in ExplainParameters.model_fields.items() if field.annotation is bool})
 # More than any request needs; millions would keep the interpreter, and so the event loop, for seconds.
 _MOST_JSON_VALUES = 4096
 # Longer numbers are out of every range, and int() refuses thousands of digits.
@@ -77,11 +82,18 @@ async def read_body(
     )
 
 
-def validate(model: type[Parameters], fields: dict[str, Any]) -> Parameters:
-    """Validates fields; the first mistake becomes an `InvalidParameter` that says what the field takes."""
-    for name in fields.keys() - model.model_fields.keys():
-        known = ", ".join(model.model_fields)
-        raise InvalidParameter(f"there is no field '{name}'", field=name, takes=f"fields: {known}")
+def validate(model: type[Parameters], fields: dict[str, Any], without: frozenset[str] = frozenset()) -> Parameters:
+    """Validates fields; the first mistake becomes an `InvalidParameter` that says what the field takes.
+
+    Args:
+        model: the fields that there are.
+        fields: as they came.
+        without: names of the model that are no fields here.
+    """
+    known = [name for name in model.model_fields if name not in without]
+    for name in fields:
+        if name not in known:
+            raise InvalidParameter(f"there is no field '{name}'", field=name, takes=f"fields: {', '.join(known)}")
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -91,6 +103,23 @@ def validate(model: type[Parameters], fields: dict[str, Any]) -> Parameters:
         takes = extra.get("takes") if isinstance(extra, dict) else None
         value = _shown(first["input"])
         raise InvalidParameter(f"{name}: {value} is not {takes}", field=name, takes=takes, value=value) from None
+
+
+def check_json(fields: dict[str, Any]) -> None:
+    """Refuses texts and truths for numbers, and whatever is no truth for truths, in the fields of a JSON body.
+
+    Raises:
+        InvalidParameter: the first of them.
+    """
+    for name, value in fields.items():
+        is_wrong = (name in _NUMBERS and isinstance(value, str | bool)) or (
+            name in _TRUTHS and not isinstance(value, bool)
+        )
+        if is_wrong:
+            extra = ExplainParameters.model_fields[name].json_schema_extra
+            takes = extra.get("takes") if isinstance(extra, dict) else None
+            shown = _shown(value)
+            raise InvalidParameter(f"{name}: {shown} is not {takes}", field=name, takes=takes, value=shown)
 
 
 def _shown(value: object) -> str:
@@ -155,7 +184,13 @@ async def _read_multipart(request: Request) -> tuple[bytes, list[tuple[str, str]
     return image, pairs
 
 
-def _read_json(body: bytes, query: list[tuple[str, str]], lists: frozenset[str]) -> Body:
+def parse_json(body: bytes) -> dict[str, Any]:
+    """Parses a JSON body, which must be an object.
+
+    Raises:
+        MalformedBody: it is none.
+        InvalidParameter: too many values, or a key that stands twice.
+    """
     if body.count(b",") >= _MOST_JSON_VALUES:
         takes = f"at most {_MOST_JSON_VALUES} values"
         raise InvalidParameter(f"the JSON body is too long: it takes {takes}", field="body", takes=takes)
@@ -167,16 +202,32 @@ def _read_json(body: bytes, query: list[tuple[str, str]], lists: frozenset[str])
         raise MalformedBody(f"the body is not JSON: {error}"[:300]) from None
     if not isinstance(content, dict):
         raise MalformedBody("the JSON body is not an object")
+    return content
+
+
+def _read_json(body: bytes, query: list[tuple[str, str]], lists: frozenset[str]) -> Body:
+    content = parse_json(body)
     fields = _gather(query, lists)
     for name in fields.keys() & content.keys():
         raise InvalidParameter(f"the field '{name}' stands twice", field=name, takes="one value")
     image = content.pop("image", None)
     if image is None:
         raise _missing_image()
+    check_json(content)
+    return Body(read_image(image), fields | content)
+
+
+def read_image(image: object) -> bytes:
+    """The file in `{"b64": "..."}`.
+
+    Raises:
+        InvalidParameter: it is something else.
+        MalformedBody: no base64.
+    """
     takes = 'an object {"b64": "..."}'
     if not isinstance(image, dict) or not isinstance(image.get("b64"), str) or len(image) != 1:
         raise InvalidParameter(f"image is not {takes}", field="image", takes=takes)
-    return Body(decode_base64(image["b64"], "image.b64"), fields | content)
+    return decode_base64(image["b64"], "image.b64")
 
 
 def _parse_int(digits: str) -> int | str:

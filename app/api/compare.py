@@ -13,6 +13,7 @@ from app.api.context import admitted, runtime_of
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
 from app.api.pictures import Pictures
+from app.api.record import account
 from app.api.replies import Clock, compare_reply, predictions_of
 from app.errors import InvalidParameter
 from app.imaging.overlay import overlays
@@ -22,7 +23,7 @@ from app.imaging.shrinking import shrunk_size
 from app.parameters import CompareParameters
 from app.runtime.decoding import Reading
 from app.runtime.pipeline import Answer, see
-from app.schemas import CompareReply
+from app.schemas import CompareReply, Timing
 
 router = APIRouter(tags=["explain"])
 
@@ -65,13 +66,19 @@ async def compare(request: Request) -> Response:
         answer = await asked.explain(served, seen)
         draw = partial(_draw, answer, parameters, headers, title)
 
-        def render() -> Response:
+        def render() -> tuple[Response, Timing]:
             if media_type == _PNG:
-                return Response(encode_png(draw()), media_type=_PNG)
+                started = time.perf_counter()
+                response = Response(encode_png(draw()), media_type=_PNG)
+                return response, clock.timing(answer, started)
             pictures = Pictures()
-            return pictures.respond(compare_reply(answer, parameters, asked.layers, draw, pictures, clock))
+            reply = compare_reply(answer, parameters, asked.layers, draw, pictures, clock)
+            return pictures.respond(reply), reply.timing_ms
 
-        return await runtime.offload(render)
+        response, timing = await runtime.offload(render)
+    methods = parameters.method
+    method = methods[0] if len(methods) == 1 else "several"
+    return account(request, response, served.network.name, method, [timing])
 
 
 def _check_cells(parameters: CompareParameters) -> None:

@@ -11,10 +11,11 @@ from app.api.context import admitted, runtime_of
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
 from app.api.pictures import Pictures
+from app.api.record import account
 from app.api.replies import Clock, explain_reply, header_of
 from app.parameters import ExplainParameters
 from app.runtime.pipeline import see
-from app.schemas import ExplainReply
+from app.schemas import ExplainReply, Timing
 
 router = APIRouter(tags=["explain"])
 
@@ -66,12 +67,14 @@ async def explain(
     ):
         answer = await asked.explain(served, seen)
 
-        def render() -> Response:
+        def render() -> tuple[Response, Timing]:
             pictures = Pictures()
             reply = explain_reply(answer, parameters, asked.layers, pictures, clock)
-            return _png_response(reply, image, pictures) if media_type == _PNG else pictures.respond(reply)
+            response = _png_response(reply, image, pictures) if media_type == _PNG else pictures.respond(reply)
+            return response, reply.timing_ms
 
-        return await runtime.offload(render)
+        response, timing = await runtime.offload(render)
+    return account(request, response, served.network.name, parameters.method, [timing])
 
 
 def _for_one_picture(parameters: ExplainParameters, image: Literal["overlay", "heatmap"]) -> ExplainParameters:

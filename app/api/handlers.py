@@ -92,7 +92,9 @@ def as_service_error(request: Request, error: Exception) -> ServiceError:
             message = f"{request.url.path} does not take {request.method}"
             return MethodNotAllowed(message, headers=error.headers, takes=allowed)
         case _:
-            _LOG.error("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
+            # As it came over the wire, where line breaks are escaped.
+            path = request.scope.get("raw_path", b"").decode("ascii", "replace")
+            _LOG.error("unforeseen error in %s %s", request.method, path, exc_info=error)
             return Internal("the service failed; its log says why")
 
 

@@ -15,7 +15,7 @@ router = APIRouter(tags=["health"])
     "/metrics",
     summary="Counters and timings",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented(500)},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented(401, 500)},
 )
 async def metrics(request: Request) -> Response:
     """Prometheus' text format, or OpenMetrics where that is asked for."""

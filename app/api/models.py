@@ -11,13 +11,13 @@ from app.schemas import Entry, Labels, Methods, Model, Models, Utilities
 router = APIRouter(tags=["choices"])
 
 
-@router.get("/v1/models", summary="List the networks", responses=documented(500))
+@router.get("/v1/models", summary="List the networks", responses=documented(401, 500))
 async def list_models(request: Request) -> Models:
     """The networks by name; the first is the default."""
     return Models(models=list(runtime_of(request).settings.models))
 
 
-@router.get("/v1/models/{name}", summary="Describe a network", responses=documented(404, 500, 503))
+@router.get("/v1/models/{name}", summary="Describe a network", responses=documented(401, 404, 500, 503))
 async def show_model(request: Request, name: str) -> Model:
     """Layers, input size, classes, weights and device of a network; 503 while it is still loading."""
     network = runtime_of(request).network(name).network
@@ -32,13 +32,13 @@ async def show_model(request: Request, name: str) -> Model:
     )
 
 
-@router.get("/v1/models/{name}/labels", summary="List a network's classes", responses=documented(404, 500, 503))
+@router.get("/v1/models/{name}/labels", summary="List a network's classes", responses=documented(401, 404, 500, 503))
 async def list_labels(request: Request, name: str) -> Labels:
     """The class names in order."""
     return Labels(labels=list(runtime_of(request).network(name).network.labels))
 
 
-@router.get("/v1/methods", summary="List the attribution methods", responses=documented(500))
+@router.get("/v1/methods", summary="List the attribution methods", responses=documented(401, 500))
 async def list_methods() -> Methods:
     """All methods with their sources and the parameters that only they take."""
     return Methods(
@@ -49,7 +49,7 @@ async def list_methods() -> Methods:
     )
 
 
-@router.get("/v1/utilities", summary="List the utility functions", responses=documented(500))
+@router.get("/v1/utilities", summary="List the utility functions", responses=documented(401, 500))
 async def list_utilities() -> Utilities:
     """All utility functions with their sources."""
     return Utilities(

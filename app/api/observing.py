@@ -63,9 +63,12 @@ class Observing:
         self._meters.requests.labels(route, method, str(status)).inc()
         if record.key is not None:
             self._meters.keys.labels(record.key, str(status)).inc()
-        if record.code is not None:
+        is_probe = route in QUIET
+        if record.code is not None and not is_probe:
             self._meters.rejected.labels(record.code).inc()
-        level = logging.WARNING if status >= 500 else logging.DEBUG if route in QUIET else logging.INFO
+        # A probe that says "not yet" is no news either.
+        is_news = status >= 500 and not (is_probe and status == 503)
+        level = logging.WARNING if is_news else logging.DEBUG if is_probe else logging.INFO
         if not _LOG.isEnabledFor(level):
             return
         duration_ms = 1e3 * (time.perf_counter() - record.started)

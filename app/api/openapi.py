@@ -7,16 +7,24 @@ from typing import Any
 from fastapi import FastAPI
 from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
+from app.api.instances import MOST_INSTANCES
 from app.errors import ERRORS
 from app.parameters import CompareParameters, ExplainParameters, PredictParameters, list_fields
 from app.schemas import ErrorReply
 from app.settings import Settings
 
-# How an operation that takes a picture can fail.
-UPLOAD_STATUSES = (400, 404, 406, 413, 415, 422, 429, 500, 503, 504)
+# How an operation that takes pictures can fail.
+UPLOAD_STATUSES = (400, 401, 404, 406, 413, 415, 422, 429, 500, 503, 504)
+
+# Every network has this one version of the Open Inference Protocol.
+VERSION = "1"
 
 _REFERENCE = "#/components/schemas/{model}"
+_BASE64 = "The file, base64 (RFC 4648)."
+# Both names that OpenAPI has had for it.
+_IS_BASE64: JsonDict = {"format": "byte", "contentEncoding": "base64"}
 
 
 class JsonImage(BaseModel):
@@ -24,7 +32,7 @@ class JsonImage(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    b64: str = Field(description="The file, base64 (RFC 4648).")
+    b64: str = Field(description=_BASE64, json_schema_extra=_IS_BASE64)
 
 
 class Upload(BaseModel):
@@ -66,6 +74,44 @@ class PredictJson(PredictParameters):
     image: JsonImage
 
 
+class JsonInstance(BaseModel):
+    """An instance as the service's own JSON bodies have it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: JsonImage
+
+
+class DataInstance(BaseModel):
+    """An instance that is a file and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str = Field(description=_BASE64, json_schema_extra=_IS_BASE64)
+
+
+class Call(BaseModel):
+    """What the KServe V1 protocol posts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    instances: list[JsonInstance | JsonImage | DataInstance] = Field(
+        min_length=1, max_length=MOST_INSTANCES, description="The pictures, in any of the three shapes."
+    )
+
+
+class ExplainCall(Call):
+    """The body of `:explain`."""
+
+    parameters: ExplainParameters | None = Field(None, description="The same for all instances.")
+
+
+class PredictCall(Call):
+    """The body of `:predict`."""
+
+    parameters: PredictParameters | None = Field(None, description="The same for all instances.")
+
+
 _BODIES: tuple[type[BaseModel], ...] = (
     ExplainForm,
     ExplainJson,
@@ -74,6 +120,9 @@ _BODIES: tuple[type[BaseModel], ...] = (
     PredictForm,
     PredictJson,
 )
+_CALLS = (ExplainCall, PredictCall)
+# Their network stands in the path.
+_CALL_FIELDS = (ExplainParameters, PredictParameters)
 
 
 def upload(prefix: str, parameters: type[PredictParameters]) -> dict[str, Any]:
@@ -102,6 +151,13 @@ def upload(prefix: str, parameters: type[PredictParameters]) -> dict[str, Any]:
     }
 
 
+def call(prefix: str, **parameters: object) -> dict[str, Any]:
+    """The request body of an operation that takes several pictures, with an example of these parameters."""
+    example = {"instances": [{"image": {"b64": _example_image()}}], "parameters": parameters}
+    schema = {"$ref": _REFERENCE.format(model=f"{prefix}Call")}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
+
+
 def documented(*statuses: int, png: str = "", headers: dict[str, str] | None = None) -> dict[int | str, dict[str, Any]]:
     """The error replies of an operation, with their codes.
 
@@ -127,21 +183,55 @@ def documented(*statuses: int, png: str = "", headers: dict[str, str] | None = N
 
 
 def install_openapi(app: FastAPI, settings: Settings) -> None:
-    """Adds the body schemas, as the settings make them."""
+    """Adds what the settings make of the document: the body schemas, and examples of what stands in paths."""
     derive = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = derive()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for body in _BODIES:
+            bodies: tuple[type[BaseModel], ...] = (*_BODIES, *_CALLS, *_CALL_FIELDS)
+            for body in bodies:
                 schema = body.model_json_schema(ref_template=_REFERENCE)
                 schemas.update(schema.pop("$defs", {}))
-                schemas[body.__name__] = _as_configured(schema, settings)
+                schemas[body.__name__] = schema if body in _CALLS else _as_configured(schema, settings)
+                if body not in _CALLS:
+                    (_as_form if issubclass(body, Upload) else _as_json)(schema["properties"])
+            for fields in _CALL_FIELDS:
+                del schemas[fields.__name__]["properties"]["model"]
+            _tidy(document, settings)
+            if settings.api_keys_file is not None:
+                _guard(document)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _tidy(document: dict[str, Any], settings: Settings) -> None:
+    """Fills in parts of paths for the API page, and takes out the errors of FastAPI itself, which never come."""
+    examples = {"name": settings.models[0], "version": VERSION}
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        for parameter in operation.get("parameters", []):
+            if parameter["in"] == "path":
+                parameter["example"] = examples[parameter["name"]]
+        if operation["responses"].get("422", {}).get("description") == "Validation Error":
+            del operation["responses"]["422"]
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    # Pairs and boxes hold one kind of number each; to say so by position is more than most readers understand.
+    for kept in (kept for schema in schemas.values() for kept in schema.get("properties", {}).values()):
+        if "prefixItems" in kept:
+            kept["items"] = kept.pop("prefixItems")[0]
+
+
+def _guard(document: dict[str, Any]) -> None:
+    """Asks for a key wherever one is asked for."""
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        if "401" in operation["responses"]:
+            operation["security"] = [{"key": []}]
 
 
 def _as_configured(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -163,6 +253,31 @@ def _as_configured(schema: dict[str, Any], settings: Settings) -> dict[str, Any]
         if name == "layer":
             kept.update(next(kind for kind in kept.pop("anyOf") if kind["type"] == "array"), default=["pre_gap"])
     return schema
+
+
+def _as_form(properties: dict[str, Any]) -> None:
+    """A form has no null."""
+    if "tolerance" in properties:
+        properties["tolerance"].update(properties["tolerance"].pop("anyOf")[0])
+        del properties["tolerance"]["default"]
+
+
+def _as_json(properties: dict[str, Any]) -> None:
+    """In JSON a list may be its only value, a target a number, and the default of some a null."""
+    for name, kept in properties.items():
+        kinds = []
+        if kept.get("type") == "array":
+            names = ("type", "items", "minItems", "maxItems", "uniqueItems")
+            array = {key: kept.pop(key) for key in names if key in kept}
+            if name == "target":
+                array["items"] = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
+            kinds = [array, array["items"]]
+        elif name == "model":
+            kinds = [{"type": kept.pop("type"), "enum": kept.pop("enum")}]
+        if name in {"model", "layer"}:
+            kinds.append({"type": "null"})
+        if kinds:
+            kept["anyOf"] = kinds
 
 
 def _example_image() -> str:

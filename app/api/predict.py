@@ -9,6 +9,7 @@ from app.api.body import read_body, validate
 from app.api.context import admitted, runtime_of
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
+from app.api.record import account
 from app.api.replies import Clock, predict_reply
 from app.api.targets import check_top_k
 from app.parameters import PredictParameters
@@ -39,4 +40,5 @@ async def predict(request: Request) -> Response:
     async with admitted(request), see(runtime, served.network, body.image, parameters.fit) as seen:
         answer = await run_network(served, seen)
         reply = await runtime.offload(partial(predict_reply, answer, parameters.top_k, clock))
-    return Response(reply.model_dump_json(), media_type="application/json")
+    response = Response(reply.model_dump_json(), media_type="application/json")
+    return account(request, response, served.network.name, "none", [reply.timing_ms])

@@ -78,7 +78,8 @@ def _resolve_layer(served: ServedNetwork, name: str) -> str:
 def check_top_k(parameters: PredictParameters, served: ServedNetwork) -> None:
     """Raises InvalidParameter where more predictions are asked for than there are classes."""
     classes = len(served.network.labels)
-    if parameters.top_k > classes:
+    # The default is what is listed of a network that has so many.
+    if "top_k" in parameters.model_fields_set and parameters.top_k > classes:
         takes = f"a whole number from 1 to {classes}"
         message = f"top_k: {served.network.name} has {classes} classes"
         raise InvalidParameter(message, field="top_k", takes=takes, value=parameters.top_k)

@@ -5,6 +5,7 @@ nor NumPy, and so starts in less than a tenth of a second.
 """
 
 import math
+import os
 import resource
 import signal
 import socket
@@ -43,6 +44,9 @@ class Child:
     def serve(self) -> None:
         """Answers until the parent hangs up."""
         self._send({"ready": True})
+        # From here on what libraries complain of is what a caller wrote, and no log's business.
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         while (request := self._receive()) is not None:
             self._limit_memory(request["bytes"])
             try:

@@ -21,7 +21,8 @@ OUT_OF_MEMORY = {"error": "MemoryError"}
 
 _MOST_BRACKETS = 16
 _MOST_CHARACTERS = 500
-_LONGEST_PX = 1 << 32
+# As a TIFF may claim.
+_LONGEST_PX = 1 << 64
 
 
 class Garbled(Exception):

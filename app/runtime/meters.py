@@ -6,6 +6,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from app import __version__
+from app.errors import ERRORS
 
 # From a cached predict on a GPU to the time limit of a request.
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -31,7 +32,7 @@ class Meters:
 
     def __init__(self) -> None:
         # When each series began is of no use, and as many samples again.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
@@ -45,6 +46,8 @@ class Meters:
             "cam_key_requests", "Requests by the name of their API key.", ["key", "status"], registry=registry
         )
         self.rejected = Counter("cam_rejected", "Error replies by their code.", ["reason"], registry=registry)
+        for error in ERRORS:
+            self.rejected.labels(error.code)
         self.total = Histogram(
             "cam_total_seconds",
             "From a request's header to its finished reply, of explanations and predictions.",
@@ -80,6 +83,11 @@ class Meters:
         self.restarts = Counter(
             "cam_worker_restarts", "Times that a device's worker died and was replaced.", ["device"], registry=registry
         )
+
+    def know(self, device: str) -> None:
+        """Shows a device's counters at 0: one that springs from nothing to 1 is no increase to Prometheus."""
+        for counter in (self.halvings, self.restarts):
+            counter.labels(device)
 
     def batch(self, device: str, size: int, most: int) -> None:
         """Notes a batch of requests that may be shared by as many as `most`."""

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from app.errors import Draining, NotReady, QueueFull, Timeout, UnknownModel
+from app.process import processors
 from app.runtime.budget import Held
 from app.runtime.decoding import Decoders
 from app.runtime.devices import choose_devices, set_precision
@@ -57,11 +57,11 @@ class Runtime:
         self.is_draining = False
         self.workers: dict[str, DeviceWorker] = {}
         self.meters = Meters()
-        processors = os.cpu_count() or 1
-        self.decoders = Decoders(min(processors, _MOST_DECODERS), settings.max_pixels)
+        count = processors()
+        self.decoders = Decoders(min(count, _MOST_DECODERS), settings.max_pixels)
         self.bodies = Held(_BODIES_AT_ONCE * settings.max_body_bytes)
         self.calls_of_many = asyncio.Semaphore(_CALLS_OF_MANY)
-        self._helpers = ThreadPoolExecutor(processors, thread_name_prefix="helper")
+        self._helpers = ThreadPoolExecutor(count, thread_name_prefix="helper")
         self.in_flight = 0
         self._answered = asyncio.Event()
         self._between_answers_s = 0.0

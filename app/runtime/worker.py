@@ -42,6 +42,7 @@ class DeviceWorker:
     def __init__(self, device: torch.device, meters: Meters | None = None) -> None:
         self.device = device
         self._meters = meters or Meters()
+        self._meters.know(str(device))
         self.last_success = time.monotonic()
         self.has_failed = False
         self._waiting: deque[Job] = deque()

@@ -62,7 +62,9 @@ def test_another_http_method_is_405_and_the_right_one_named(
     assert (body["code"], body["detail"]["takes"]) == ("method_not_allowed", allowed)
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v1/models/small/weights", "/v2", "/%ed%a0%80"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/v1", "/v1/models/small/weights", "/v2/models/small/config", "/%ed%a0%80"]
+)
 def test_a_path_that_leads_nowhere_is_404(client: httpx.Client, path: str) -> None:
     for method in ("GET", "POST"):
         response = client.request(method, path)
