@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fidelity`: how near each method is to the sampled Shapley values; writes README's table."""
+"""`python -m benchmarks.fidelity`: how near methods are to the Shapley values; writes a table of docs/methods.md."""
 
 import re
 import statistics
@@ -14,7 +14,7 @@ from app.cam.utilities import UTILITIES
 from benchmarks.measure import benchmark_network
 from tests.cam.photographs import PHOTOGRAPHS, photographs
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 MARKER = "<!-- fidelity table -->"
 LAYERS = ("pre_gap", "last_conv")
 # `cam` explains another utility than the rest. The textures at the end of the list show no object.
@@ -42,9 +42,9 @@ def main() -> None:
     header = ["method", *(f"{layer}: {what}" for layer in LAYERS for what in ("correlation", "gap", "distance"))]
     rows = [header, ["---"] * len(header), *([f"`{name}`", *cells[name]] for name in NAMES)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    text = README.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     pattern = re.compile(re.escape(MARKER) + r".*?" + re.escape(MARKER), re.DOTALL)
-    README.write_text(pattern.sub(f"{MARKER}\n{table}\n{MARKER}", text))
+    PAGE.write_text(pattern.sub(f"{MARKER}\n{table}\n{MARKER}", text), encoding="utf-8")
 
 
 def _cells(name: str, found: list[Fidelity]) -> list[str]:
