@@ -32,6 +32,11 @@ labels = {LABELS!r}
 architecture = "timm:test_vit"
 weights = "random"
 classes = 10
+
+[networks.pair]
+architecture = "timm:test_vit"
+weights = "random"
+labels = ["yes", "no"]
 """
 
 
@@ -78,8 +83,8 @@ def start(env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
 def serving(folder: Path, **settings: object) -> Iterator[Service]:
     """Runs the service until the context ends; its socket is open, its networks may still load.
 
-    Beside the catalogue it knows two lively random networks: `small`, a ResNet-18 with the ten `LABELS`, and `vit`, a
-    transformer of six narrow blocks that pools by class token.
+    Beside the catalogue it knows lively random networks: `small`, a ResNet-18 with the ten `LABELS`; `vit`, a
+    transformer of six narrow blocks that pools by class token; and `pair`, another one with two classes.
     """
     config, log = folder / "networks.toml", folder / "log.txt"
     config.write_text(_NETWORKS, encoding="utf-8")

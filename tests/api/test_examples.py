@@ -16,12 +16,11 @@ from PIL import Image
 
 from tests.api.serving import ROOT, Service
 from tests.imaging.pictures import encoded, photograph
+from tests.tools import tool
 
 ADDRESS = "http://127.0.0.1:8000"
 PAGES = ("README.md", "docs/examples.md")
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket")
-# What the shell examples call; a reader has them, a bare machine may not.
-TOOLS = ("bash", "curl", "jq")
 _LIMIT_S = 180
 
 
@@ -79,9 +78,10 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)}")
 @pytest.mark.parametrize("example", examples("sh"), ids=str)
 def test_the_shell_examples_work(service: Service, folder: Path, example: Example) -> None:
+    for name in ("curl", "jq"):
+        tool(name, name)
     for name in written_by(example):
         (folder / name).unlink(missing_ok=True)
     run(["bash", "-euo", "pipefail", "-c", example.code.replace(ADDRESS, service.url)], folder)
@@ -104,6 +104,10 @@ def check_written(path: Path) -> None:
         rows = [line.split("\t") for line in path.read_text().splitlines()]
         assert [row[0] for row in rows] == [f"{name}.jpg" for name in sorted(PHOTOGRAPHS)]
         assert all((path.parent / "overlays" / f"{name}.png").is_file() for name in PHOTOGRAPHS)
+    elif path.name == "headers.txt":
+        assert {"x-request-id:", "server-timing:"} <= {
+            line.split()[0] for line in path.read_text().splitlines() if line
+        }
     else:
         assert path.stat().st_size > 0
 
@@ -114,17 +118,17 @@ def test_the_python_examples_work(service: Service, folder: Path, example: Examp
     assert printed.strip()
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node, in place of a browser")
 def test_the_browser_example_works(service: Service, folder: Path) -> None:
     (example,) = examples("js")
     call = """
+        import { File } from "node:buffer";
         import { readFile } from "node:fs/promises";
         const file = new File([await readFile("photo.jpg")], "photo.jpg");
         const { overlay, figures } = await explain(file, { method: "gradcam", layer: ["pre_gap", "last_conv"] });
         console.log(JSON.stringify([overlay.type, figures.method, figures.layer]));
     """
     code = example.code.replace(ADDRESS, service.url)
-    assert json.loads(run(["node", "--input-type=module", "--eval", code + call], folder)) == [
+    assert json.loads(run([tool("node", "nodejs"), "--input-type=module", "--eval", code + call], folder)) == [
         "image/png",
         "gradcam",
         ["pre_gap", "last_conv"],

@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -18,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.serving import ROOT, Service, serving
 from tests.imaging.pictures import encoded, photograph
+from tests.tools import tool
 
 _PROMETHEUS = ROOT / "deploy/prometheus"
 _GRAFANA = ROOT / "deploy/grafana"
@@ -26,16 +26,13 @@ _KEY = "a-key-of-the-monitoring-test"
 # A function or an aggregation is followed by a parenthesis; these are the other words of the language.
 _WORDS = {"by", "without", "on", "ignoring", "group_left", "group_right", "and", "or", "unless", "bool", "offset"}
 _PROMETHEUS_OWN = {"up", "ALERTS"}
-# Not on a machine without a GPU, and not before something has gone wrong.
+# Not on a machine without a GPU.
 _ONLY_ON_A_GPU = {"cam_device_memory_bytes"}
-_ONLY_IN_NEED = {"cam_worker_restarts_total", "cam_out_of_memory_halvings_total"}
 _WAIT_S = 60
 
 
 def _tool(name: str) -> str:
-    found = shutil.which(name)
-    assert found, f"{name} is missing: apt-get install --no-install-recommends prometheus (Debian's package has both)"
-    return found
+    return tool(name, "prometheus")
 
 
 def _promtool(*arguments: str | Path) -> None:
@@ -237,7 +234,7 @@ def test_every_query_finds_series_in_a_prometheus_that_watches_the_service(tmp_p
         _wait_for(prometheus, 'rate(cam_requests_total{route="/v1/predict"}[1m]) > 0', tmp_path)
         for panel, query in _queries().items():
             found = _ask(prometheus, query)
-            if not _names(query) & (_ONLY_ON_A_GPU | _ONLY_IN_NEED):
+            if not _names(query) & _ONLY_ON_A_GPU:
                 assert found, (panel, query)
                 assert all(series["value"][1] != "NaN" for series in found), (panel, query, found)
         (group,) = prometheus.get("/api/v1/rules").json()["data"]["groups"]
