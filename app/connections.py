@@ -1,4 +1,4 @@
-"""Closes connections whose request does not arrive."""
+"""Closes connections whose request does not arrive, or whose reply nobody takes."""
 
 import asyncio
 
@@ -6,12 +6,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # From the opening of a connection, or the last answer on it, to the end of a request's header.
 _HEADER_S = 20.0
+# A reply of which nothing was taken for so long is not offered any longer.
+_UNREAD_S = 30.0
 
 
 class ImpatientProtocol(H11Protocol):
-    """uvicorn's own, which waits for ever for the header of a connection's first request."""
+    """uvicorn's own, which waits for ever for the header of a first request, and for a reply to be read."""
 
     _header_timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts to wait for a header."""
@@ -23,18 +26,49 @@ class ImpatientProtocol(H11Protocol):
         super().on_response_complete()
         self._wait_for_header()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def pause_writing(self) -> None:
+        """Starts to wait for the caller, who does not read as fast as the reply is written."""
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
         """Waits no longer."""
+        super().resume_writing()
+        self._cancel(self._unread_timer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Waits for nothing any more."""
         super().connection_lost(exc)
-        if self._header_timer is not None:
-            self._header_timer.cancel()
+        self._cancel(self._header_timer)
+        self._cancel(self._unread_timer)
 
     def _wait_for_header(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
+        self._cancel(self._header_timer)
         self._header_timer = self.loop.call_later(_HEADER_S, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         # A request that is being answered has its own time limit.
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is not None and not self.cycle.response_complete:
+            return
+        if self.transport.is_closing():
+            # What is left of the last reply has waited all the time.
+            self.transport.abort()
+        else:
             self.transport.close()
+            self._wait_for_header()
+
+    def _wait_for_reader(self) -> None:
+        self._cancel(self._unread_timer)
+        unread = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(_UNREAD_S, self._abort_if_unread, unread)
+
+    def _abort_if_unread(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._wait_for_reader()
+        else:
+            self.transport.abort()
+
+    @staticmethod
+    def _cancel(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()

@@ -21,8 +21,10 @@ from app.errors import (
     ServiceError,
     TooManyPixels,
     UnsupportedMediaType,
+    WorkerFailed,
 )
 from app.imaging import errors as imaging
+from app.runtime.devices import is_out_of_memory
 
 _LOG = logging.getLogger(__name__)
 _MOST_CHARACTERS = 2000
@@ -91,6 +93,9 @@ def as_service_error(request: Request, error: Exception) -> ServiceError:
             allowed = (error.headers or {}).get("Allow", "")
             message = f"{request.url.path} does not take {request.method}"
             return MethodNotAllowed(message, headers=error.headers, takes=allowed)
+        case _ if is_out_of_memory(error):
+            _LOG.warning("out of memory: %r", error)
+            return WorkerFailed("the service has too little memory left for this request", headers={"Retry-After": "1"})
         case _:
             # As it came over the wire, where line breaks are escaped.
             path = request.scope.get("raw_path", b"").decode("ascii", "replace")

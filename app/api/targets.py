@@ -3,6 +3,7 @@
 import difflib
 import re
 
+from app.cam.errors import LayerError
 from app.cam.questions import Target
 from app.errors import InvalidParameter
 from app.parameters import PredictParameters
@@ -53,6 +54,7 @@ def resolve_layers(served: ServedNetwork, names: list[str] | None) -> dict[str, 
 
     Raises:
         InvalidParameter: a named layer that this network does not have, or two names of one module.
+        LayerError: no module of the network.
     """
     layers: dict[str, str] = {}
     for name in names or [served.default_layer]:
@@ -72,6 +74,8 @@ def _resolve_layer(served: ServedNetwork, name: str) -> str:
         takes = f"{', '.join(layers)} or a module path"
         message = f"{served.network.name} has no layer '{name}'"
         raise InvalidParameter(message, field="layer", takes=takes, value=name)
+    if name not in served.module_paths:
+        raise LayerError(f"the network has no module '{name}'")
     return name
 
 

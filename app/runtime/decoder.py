@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,8 @@ CHILD = (sys.executable, "-m", "app.imaging.child")
 # The environment may hold secrets, and a child may be taken over: it gets what it needs to start, and no more.
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 _START_LIMIT_S = 60.0
+# From the moment that a child has hung up to its end.
+_DEATH_S = 1.0
 
 
 class BrokenDecoder(Exception):
@@ -68,11 +72,11 @@ class Decoder:
         Raises:
             BrokenDecoder: the system refuses.
         """
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        try:
-            with theirs:
+        with ExitStack() as stack:
+            try:
+                ours, theirs = map(stack.enter_context, socket.socketpair())
+                ours.setblocking(False)
                 # A session of its own, so that Ctrl-C at the terminal does not reach it while it starts.
                 process = subprocess.Popen(  # noqa: S603
                     [*program, str(max_pixels)],
@@ -82,9 +86,10 @@ class Decoder:
                     cwd=_ROOT,
                     start_new_session=True,
                 )
-        except OSError as error:
-            ours.close()
-            raise BrokenDecoder("a decoding process does not start") from error
+            except OSError as error:
+                raise BrokenDecoder("a decoding process does not start") from error
+            stack.pop_all()
+        theirs.close()
         return cls(process, ours, max_pixels)
 
     @property
@@ -151,6 +156,13 @@ class Decoder:
     def kill(self) -> None:
         """Ends the child at once; `bury` must follow."""
         self._process.kill()
+
+    def was_killed(self) -> bool:
+        """Whether it was ended from outside, as the kernel does for want of memory; blocks for a moment."""
+        try:
+            return self._process.wait(_DEATH_S) == -signal.SIGKILL
+        except subprocess.TimeoutExpired:
+            return False
 
     def bury(self) -> int:
         """Ends the child and waits until it has; blocks for some milliseconds. Returns its exit status."""

@@ -5,10 +5,12 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from app.errors import WorkerFailed
 from app.imaging.errors import ImageUnreadable
+from app.imaging.messages import Garbled
 from app.imaging.picture import Picture
 from app.imaging.reading import Order
 from app.imaging.shrinking import shrunk_size
@@ -25,6 +27,7 @@ RECYCLE_AFTER = 1000
 
 # How long a child may finish what nobody waits for any more; to start another one takes as long.
 _GRACE_S = 0.25
+_STARTS = 3
 _BROKEN = "The picture broke its decoder."
 
 
@@ -120,6 +123,7 @@ class Decoders:
         Raises:
             ImagingError: the file is no picture that can be used, or broke its decoder.
             NotReady: the service is being closed.
+            WorkerFailed: the decoder was killed, or none can be started.
         """
         if self.children.closed:
             raise closing()
@@ -142,7 +146,7 @@ class Decoders:
 
     async def _exchange(self, request: "_Request") -> Picture | None:
         """Gives a request to a child; None where it first needs a place in the budget."""
-        child = await self.children.take()
+        child = await self._take()
         task = self.children.see_through(self._ask(child, request))
         task.add_done_callback(lambda _task: self.children.give_back(child))
         request.exchange = task
@@ -152,6 +156,13 @@ class Decoders:
             # The answer is read to its end, so that the child can be used again.
             asyncio.get_running_loop().call_later(_GRACE_S, task.cancel)
             raise
+
+    async def _take(self) -> Decoder:
+        """Waits for a child; one that dies while it starts says nothing of the next."""
+        for _ in range(_STARTS):
+            with suppress(BrokenDecoder):
+                return await self.children.take()
+        raise WorkerFailed("no decoder can be started now", headers={"Retry-After": "1"})
 
     async def _ask(self, child: Decoder, request: "_Request") -> Picture | None:
         started = time.perf_counter()
@@ -165,6 +176,10 @@ class Decoders:
         except BrokenDecoder as error:
             if self.children.closed:
                 raise closing() from None
+            has_ended = not isinstance(error.__cause__, Garbled)
+            if has_ended and await self.children.in_thread(child.was_killed):
+                _LOG.warning("a decoder was killed with a file of %d bytes", len(request.data))
+                raise WorkerFailed("the decoder of this picture was killed", headers={"Retry-After": "1"}) from None
             self.broken += 1
             _LOG.warning("a file of %d bytes broke its decoder: %s", len(request.data), error)
             raise ImageUnreadable(_BROKEN) from None

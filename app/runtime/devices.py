@@ -4,6 +4,9 @@ import torch
 
 from app.cam.trunks import Precision
 
+# How PyTorch, oneDNN, C++ and Python's threads say that there is no memory for them.
+_OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "std::bad_alloc", "can't start new thread")
+
 
 def choose_devices(names: tuple[str, ...]) -> tuple[torch.device, ...]:
     """Turns `auto`, `cpu`, `cuda`, `cuda:1` into devices.
@@ -37,7 +40,7 @@ def set_precision(precision: Precision) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a computation failed for want of memory, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    """Whether something failed for want of memory, on a GPU or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)

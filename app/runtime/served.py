@@ -46,6 +46,7 @@ class ServedNetwork:
     Attributes:
         network: the loaded network.
         worker: owner of its device.
+        module_paths: what a caller may name as a layer.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ServedNetwork:
     ) -> None:
         self.network = network
         self.worker = worker
+        self.module_paths = frozenset(path for path, _ in network.model.named_modules())
         self._engines = (*_ENGINES[trunk][network.device.type], "eager")
         self._precision = precision
         self._measured_at = -math.inf

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import WorkerFailed
 from app.imaging.errors import ImageUnreadable
 from app.runtime.decoder import BrokenDecoder
 from app.runtime.decoding import Reading
@@ -27,7 +28,7 @@ def test_a_child_that_is_killed_fails_its_request_and_no_other() -> None:
             await until(lambda: sum(request.done() for request in requests) == 7)
             (hanging,) = (request for request in requests if not request.done())
             os.kill(victim, signal.SIGKILL)
-            with pytest.raises(ImageUnreadable, match="broke its decoder"):
+            with pytest.raises(WorkerFailed, match="was killed"):
                 await hanging
             for request in requests:
                 assert request is hanging or isinstance(request.result(), Reading)
@@ -39,7 +40,13 @@ def test_a_child_that_is_killed_fails_its_request_and_no_other() -> None:
     run(ask())
 
 
-def test_a_child_that_is_killed_in_the_midst_of_decoding_fails_its_request_only() -> None:
+@pytest.mark.parametrize(
+    ("sign", "error", "message"),
+    [(signal.SIGKILL, WorkerFailed, "was killed"), (signal.SIGSEGV, ImageUnreadable, "broke its decoder")],
+)
+def test_a_child_that_dies_in_the_midst_of_decoding_fails_its_request_only(
+    sign: signal.Signals, error: type[Exception], message: str
+) -> None:
     slow = encoded(noise(3000, 4000, 3), "PNG", compress_level=1)
 
     async def ask() -> None:
@@ -50,8 +57,8 @@ def test_a_child_that_is_killed_in_the_midst_of_decoding_fails_its_request_only(
                 await until(lambda: pool.children.idle == 0)
                 await asyncio.sleep(delay_s)
                 (victim,) = pool.children.pids
-                os.kill(victim, signal.SIGKILL)
-                with pytest.raises(ImageUnreadable, match="broke its decoder"):
+                os.kill(victim, sign)
+                with pytest.raises(error, match=message):
                     await request
                 assert isinstance(await read(pool, PHOTO), Reading)
 
@@ -154,7 +161,7 @@ def test_a_child_that_does_not_start_is_said_to_whoever_needs_it_and_blocks_nobo
     async def ask() -> None:
         async with decoders(1, program=(sys.executable, "-c", "")) as pool:
             for _ in range(2):
-                with pytest.raises(BrokenDecoder, match="does not start"):
+                with pytest.raises(WorkerFailed, match="no decoder can be started"):
                     await read(pool, PHOTO)
         async with decoders(1, program=("/nowhere",)) as pool:
             with pytest.raises(BrokenDecoder, match="does not start"):
