@@ -131,7 +131,7 @@ class Children:
     def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(error := task.exception(), BrokenDecoder):
-            _LOG.error("%s", error, exc_info=error)
+            _LOG.error("%s: %r", error, error.__cause__)
 
 
 def closing() -> NotReady:
