@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +27,10 @@ READ_TIMEOUT_S = 30.0
 # Both libraries end a file's name with the first digits of its SHA-256, as torch.hub expects.
 _DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# The disk is full, or takes no file of this size or none at all.
+_DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR,
+}  # fmt: skip
 _REPOSITORY_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -88,7 +94,7 @@ def fetch(file: HubFile, mirror: str | None = None, cache_dir: Path | None = Non
 
     Raises:
         HubUnreachable: not in the cache, and no way to the hub.
-        WeightsError: what is there is not what the hub states.
+        WeightsError: what is there is not what the hub states, or the cache cannot keep it.
     """
     if file.repository is None:
         return _fetch_plain(file.url, cache_dir)
@@ -130,6 +136,8 @@ def _fetch_from_repository(file: HubFile, repository: str, mirror: str | None, c
             )
         # Its errors come from two HTTP libraries, the disk and itself, and it may add more.
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                raise _not_kept(cache_dir or Path(hub_constants.HF_HUB_CACHE), "HF_HOME", error) from error
             raise HubUnreachable(_reason(error)) from error
         return _checked_blob(Path(path), url, fresh=True)
     raise HubUnreachable(f"{repository} has none of the files {', '.join(file.files)}")
@@ -178,10 +186,10 @@ def _probe(url: str) -> int:
 
 def _download(url: str, path: Path, digest: str) -> None:
     """Downloads to a file beside `path` and moves it there once it is whole and its digest is right."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with (
             httpx.stream("GET", url, follow_redirects=True, timeout=timeout) as answer,
             partial.open("wb") as out,
@@ -191,10 +199,21 @@ def _download(url: str, path: Path, digest: str) -> None:
                 out.write(chunk)
         _check_digest(partial, digest, url, fresh=True)
         partial.replace(path)
-    except (httpx.HTTPError, OSError) as error:
+    except httpx.HTTPError as error:
         raise HubUnreachable(_reason(error)) from error
+    except OSError as error:
+        raise _not_kept(path.parent, "TORCH_HOME", error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _not_kept(folder: Path, variable: str, error: OSError) -> WeightsError:
+    """What is wrong is the disk, and not the way to the hub."""
+    reason = error.strerror or _reason(error)
+    return WeightsError(
+        f"its weights cannot be kept in {folder} ({reason}): make room there, or name another folder with {variable}"
+    )
 
 
 def _check_digest(path: Path, digest: str, url: str, fresh: bool) -> None:

@@ -25,6 +25,7 @@ def test_an_order_arrives_as_it_was() -> None:
     [
         UnsupportedImage(ACCEPTED_FORMATS),
         TooManyPixels(50_000, 40_000, 64_000_000),
+        TooManyPixels(2**64 - 1, 48, 64_000_000),
         ImageTooSmall(7, 4000, 8),
         ImageUnreadable("The PNG file is cut short or corrupt."),
     ],

@@ -1,0 +1,225 @@
+"""Where faults happen: a service in its own process under light steady load, of which every answer is checked."""
+
+import asyncio
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.traffic import Traffic, learn
+from benchmarks.wire import Connections, Lost, Refused
+from tests.api.serving import ROOT, Service, environment
+
+_RATE = 4.0
+_CALM_S = 5.0
+# As long must it be calm to be called normal.
+_QUIET_S = 3.0
+_GIVE_UP_S = 90.0
+_START_S = 120
+_STOP_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one caller of the steady load saw.
+
+    Attributes:
+        due: when it was to be sent, on the clock of `time.monotonic`.
+        done: when it was answered.
+        outcome: the status, "lost", "wrong" or, where nobody listened, "refused".
+        is_right: whether it was the known answer.
+    """
+
+    due: float
+    done: float
+    outcome: str
+    is_right: bool
+
+    @property
+    def latency_ms(self) -> float:
+        """From when it was due."""
+        return 1e3 * (self.done - self.due)
+
+
+@dataclass(slots=True)
+class Scene:
+    """A fault and what is around it.
+
+    Attributes:
+        service: the service.
+        folder: of its files.
+        answers: what the steady load has seen so far.
+        began: when the fault began, on the clock of `time.monotonic`.
+        ended: when it was over.
+    """
+
+    service: Service
+    folder: Path
+    answers: list[Answer] = field(default_factory=list)
+    began: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def pid(self) -> int:
+        """The service's own process."""
+        return self.service.process.pid
+
+    def is_over(self) -> None:
+        """From here on the service is to recover."""
+        self.ended = time.monotonic()
+
+    @property
+    def _longest_calm_ms(self) -> float:
+        calm = [answer.latency_ms for answer in self.answers if answer.done < self.began]
+        return 2 * max(calm, default=0.0) + 100
+
+    def _is_normal(self, answer: Answer) -> bool:
+        return answer.is_right and answer.latency_ms <= self._longest_calm_ms
+
+    def normal_after_s(self) -> float:
+        """From the end of the fault to the last answer that was not as before it."""
+        late = [answer.done for answer in self.answers if answer.done >= self.ended and not self._is_normal(answer)]
+        return max(late, default=self.ended) - self.ended
+
+    def is_normal_again(self) -> bool:
+        """Whether the latest answers were as before the fault."""
+        since = max(self.ended, time.monotonic() - _QUIET_S)
+        recent = [answer for answer in self.answers if answer.due >= since]
+        return time.monotonic() - self.ended > _QUIET_S and bool(recent) and all(map(self._is_normal, recent))
+
+    def seen(self) -> str:
+        """Outcomes from the beginning of the fault on, and the longest of them."""
+        during = [answer for answer in self.answers if answer.done >= self.began]
+        outcomes = Counter(answer.outcome for answer in during)
+        return ", ".join(f"{count} x {outcome}" for outcome, count in sorted(outcomes.items()))
+
+    def worst_ms(self) -> float:
+        """The longest latency from the beginning of the fault on."""
+        return max((answer.latency_ms for answer in self.answers if answer.done >= self.began), default=0.0)
+
+
+Inject = Callable[[Scene], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that goes wrong.
+
+    Attributes:
+        name: in a few words.
+        inject: does it, and says what its own callers saw.
+        settings: of the service.
+        variables: of the service's environment; `{folder}` stands for the folder of its files.
+        descriptors: the soft limit of open files that it starts with.
+        is_last: whether the service ends with it.
+    """
+
+    name: str
+    inject: Inject
+    settings: Mapping[str, object] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    descriptors: int | None = None
+    is_last: bool = False
+
+    async def run(self, folder: Path) -> tuple[Scene, str]:
+        """Starts a service, lets it go wrong, and waits until it is as before.
+
+        Returns:
+            The scene, and what the callers of the fault itself saw.
+        """
+        variables = {name: value.format(folder=folder) for name, value in self.variables.items()}
+        with breakable(folder, variables, self.descriptors, **self.settings) as service:
+            await asyncio.to_thread(service.wait_until_ready)
+            traffic = await learn(service.url, most=2)
+            scene = Scene(service, folder)
+            async with _steady_load(scene, traffic):
+                await asyncio.sleep(_CALM_S)
+                scene.began = time.monotonic()
+                told = await self.inject(scene)
+                if not scene.ended:
+                    scene.is_over()
+                while not self.is_last and not scene.is_normal_again():
+                    if time.monotonic() - scene.ended > _GIVE_UP_S:
+                        break
+                    await asyncio.sleep(0.2)
+            return scene, told
+
+
+@contextmanager
+def breakable(
+    folder: Path, variables: Mapping[str, str], descriptors: int | None = None, **settings: object
+) -> Iterator[Service]:
+    """Runs a service that can be harmed until the context ends."""
+    log = folder / "log.txt"
+    env = environment(**settings) | variables
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.breakable"], cwd=ROOT, env=env, stderr=file)
+    if descriptors is not None:
+        _, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (descriptors, hard))
+    try:
+        yield Service(process, url_of(process, log), log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def url_of(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Where a process that has just been started listens."""
+    deadline = time.monotonic() + _START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        _, found, rest = log.read_text().partition("running on http://")
+        if found and len(rest.split()) > 1:
+            return "http://" + rest.split()[0].strip('",')
+        time.sleep(0.02)
+    raise RuntimeError(f"the service did not start: {log.read_text()}")
+
+
+@asynccontextmanager
+async def _steady_load(scene: Scene, traffic: Traffic) -> AsyncIterator[None]:
+    """A few requests a second at even times, whatever becomes of those before them."""
+    connections, queries = Connections(scene.service.url), traffic.draw(0)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def send(due: float) -> None:
+        query = next(queries)
+        assert query.known is not None
+        outcome, is_right = "", False
+        try:
+            reply = await connections.call(query.request)
+            done = time.monotonic()
+            is_right = not query.known.differences(reply)
+            is_wrong = reply.status == query.known.status and not is_right
+            outcome = "wrong" if is_wrong else str(reply.status)
+        except Lost:
+            outcome, done = "lost", time.monotonic()
+        except Refused:
+            outcome, done = "refused", time.monotonic()
+        scene.answers.append(Answer(due, done, outcome, is_right))
+
+    async def tick() -> None:
+        started, number = time.monotonic(), 0
+        while True:
+            due = started + number / _RATE
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            task = asyncio.create_task(send(due))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            number += 1
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield
+    finally:
+        ticking.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await connections.close()
