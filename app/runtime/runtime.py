@@ -14,6 +14,7 @@ from app.process import processors
 from app.runtime.budget import Held
 from app.runtime.decoding import Decoders
 from app.runtime.devices import choose_devices, set_precision
+from app.runtime.memory import Trimmer, trim
 from app.runtime.meters import Meters
 from app.runtime.readiness import why_not_ready
 from app.runtime.served import ServedNetwork
@@ -64,6 +65,7 @@ class Runtime:
         self._helpers = ThreadPoolExecutor(count, thread_name_prefix="helper")
         self.in_flight = 0
         self._answered = asyncio.Event()
+        self._trimmer = Trimmer()
         self._between_answers_s = 0.0
         self._last_answer = -math.inf
 
@@ -104,6 +106,9 @@ class Runtime:
                 "%s is ready: weights %s, %d classes, %.1f s",
                 spec.name, network.weights, len(network.labels), seconds,
             )  # fmt: skip
+        # Loading takes more memory than what is loaded.
+        trim()
+        self._trimmer.settle()
 
     def network(self, name: str | None) -> ServedNetwork:
         """The network that a request names, by default the first configured.
@@ -179,6 +184,8 @@ class Runtime:
             self.in_flight -= 1
             if not self.in_flight:
                 self._answered.set()
+                if self._trimmer.is_due():
+                    self._helpers.submit(self._trimmer.run)
 
     async def drain(self) -> None:
         """Takes no more requests, and returns when all that were accepted are answered."""
