@@ -2,6 +2,7 @@
 
 import base64
 import json
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +27,7 @@ _CLASSES = 1000
 _LAYERS = ("pre_gap", "last_conv", "blocks.5", "blocks.6.0", "blocks.6", "conv_stem", "blocks.4.1", "blocks.3")
 _TARGETS = ("predicted", "least-likely", "282", "lynx", "0", "999", "goldfish", "17")
 # The contract has a 501 for what the Open Inference Protocol offers and the service does not.
-_NOT_OFFERED = {
+_NOT_OFFERED: dict[str, object] = {
     "include-path-regex": "/infer$",
     "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", 501]}},
 }
@@ -99,7 +100,12 @@ def fuzz(
     """
     teach_pictures()
     load_all_checks()
-    findings = Findings()
+    findings, operations = Findings(), [_NOT_OFFERED]
+    # Where operations are configured, Schemathesis heeds no other filters.
+    if only is not None:
+        operations.append({"exclude-path-regex": only, "enabled": False})
+    if avoid is not None:
+        operations.append({"include-path-regex": avoid, "enabled": False})
     config = schemathesis.Config.from_dict(
         {
             "seed": seed,
@@ -110,20 +116,17 @@ def fuzz(
             "generation": {"max-examples": examples, "no-shrink": True, "database": "none"},
             "checks": {"enabled": True, "max_response_time": LIMIT_S},
             "phases": {"coverage": {"enabled": systematic}},
-            "operations": [_NOT_OFFERED],
+            "operations": operations,
         }
     )
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config, headers=headers or {})
-    if only is not None:
-        schema = schema.include(path_regex=only)
-    if avoid is not None:
-        schema = schema.exclude(path_regex=avoid)
     _watch(schema, findings, on_reply)
     for event in from_schema(schema).execute():
         if isinstance(event, events.ScenarioFinished):
             _note(event, findings)
         elif isinstance(event, events.NonFatalError | events.FatalError):
-            findings.errors.append(str(event.value if isinstance(event, events.NonFatalError) else event.exception))
+            error = event.value if isinstance(event, events.NonFatalError) else event.exception
+            findings.errors.append("".join(traceback.format_exception(error))[-3000:])
     return findings
 
 
