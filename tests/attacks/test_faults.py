@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import wall_clock
-from benchmarks.faults_of_callers import idle_connections, slow_uploads, who_never_read
-from benchmarks.faults_of_machines import clock_jump, killed_children, short_of_memory
-from benchmarks.scene import Fault, Scene
+from benchmarks.trust import wall_clock
+from benchmarks.trust.faults_of_callers import idle_connections, slow_uploads, who_never_read
+from benchmarks.trust.faults_of_machines import clock_jump, killed_children, short_of_memory
+from benchmarks.trust.scene import Fault, Scene
 from service_models import WeightsError
 from service_models.hub import HubFile, fetch
 from tests.service_models.mirror import Mirror, serve

@@ -2,7 +2,7 @@
 
 `use_after_free` and `ensure_resource_availability` judge what is created and deleted: nothing is here.
 `object_level_authorization` needs objects that belong to somebody: there are none. They are on all the same, so that
-they judge from the day on that something of the kind appears. `python -m benchmarks.fuzz` is the long run.
+they judge from the day on that something of the kind appears. `python -m benchmarks.trust.fuzz` is the long run.
 """
 
 from collections.abc import Iterator

@@ -4,8 +4,8 @@ import asyncio
 import time
 from pathlib import Path
 
-from benchmarks.footprint import footprint
-from benchmarks.soak import soak
+from benchmarks.trust.footprint import footprint
+from benchmarks.trust.soak import soak
 from tests.api.serving import serving
 
 GROWTH_MIB = 250

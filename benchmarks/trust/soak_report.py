@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.footprint import Footprint
+from benchmarks.trust.footprint import Footprint
 
 # p99 of the last ten minutes over that of the first ten.
 MOST_DRIFT = 1.2

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.footprint import children_of, mapped_mib
-from benchmarks.scene import Scene
-from benchmarks.wall_clock import jump
-from benchmarks.wire import Connections, Lost, Refused, Reply, post
+from benchmarks.trust.footprint import children_of, mapped_mib
+from benchmarks.trust.scene import Scene
+from benchmarks.trust.wall_clock import jump
+from benchmarks.trust.wire import Connections, Lost, Refused, Reply, post
 from tests.imaging.pictures import encoded, noise, photograph
 
 _HEADERS = {"Content-Type": "image/jpeg"}

@@ -1,6 +1,6 @@
 """Mutated pictures of every format posted to the running service by several callers at once.
 
-`python -m benchmarks.mutants [PICTURES] [SEED]` starts the service, prints how it fares, and ends with a row of a
+`python -m benchmarks.trust.mutants [PICTURES] [SEED]` starts the service, prints how it fares, and ends with a row of a
 Markdown table. Meanwhile a good request is asked again and again: its answer must stay what it was.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from benchmarks.fuzz import spread
 from benchmarks.measure import row, table
+from benchmarks.trust.fuzz import spread
 from tests.api.serving import Service, serving
 from tests.attacks.images import GoodRequest, Mutant, Tally, mutants, post
 from tests.attacks.watching import Memory, broken_decoders, tracebacks

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.mixed import OF_XGRADCAM, TOLERANCE, Variant, variants
-from benchmarks.wire import Connections, Reply, post
+from benchmarks.trust.wire import Connections, Reply, post
 from tests.imaging.pictures import encoded, photograph
 
 # Of a hundred requests; mistakes are what the service refuses.

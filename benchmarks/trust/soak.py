@@ -1,6 +1,6 @@
 """A soak: mixed requests at a steady share of what the service can do, for an hour, every reply held against its own.
 
-`python -m benchmarks.soak --minutes 60 --load 0.7` starts the service, measures what sixteen callers who wait for their
+`python -m benchmarks.trust.soak --minutes 60 --load 0.7` starts the service, measures what sixteen callers who wait for their
 answers get from it, and then sends that share of it at random times (Poisson, with a seed). Latency counts from when
 a request was due, so that whatever holds the service up counts for all that came meanwhile. It prints a line a minute,
 and at the end what `benchmarks/RESULTS.md` takes.
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.footprint import footprint, processor_ticks, stolen_share
-from benchmarks.soak_report import MOST_DRIFT, Minute, Report, head
-from benchmarks.traffic import Query, Traffic, learn
-from benchmarks.wire import Connections, Lost, Refused
+from benchmarks.trust.footprint import footprint, processor_ticks, stolen_share
+from benchmarks.trust.soak_report import MOST_DRIFT, Minute, Report, head
+from benchmarks.trust.traffic import Query, Traffic, learn
+from benchmarks.trust.wire import Connections, Lost, Refused
 from tests.api.serving import Service, serving
 
 CALLERS = 16

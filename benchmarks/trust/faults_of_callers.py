@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from benchmarks.footprint import footprint
-from benchmarks.scene import Scene
-from benchmarks.wire import address_of, post, read_reply
+from benchmarks.trust.footprint import footprint
+from benchmarks.trust.scene import Scene
+from benchmarks.trust.wire import address_of, post, read_reply
 from tests.imaging.pictures import encoded, photograph
 
 PICTURE = encoded(photograph("coffee"), "JPEG")

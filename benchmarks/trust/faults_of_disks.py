@@ -13,7 +13,7 @@ import httpx
 import timm
 from safetensors.torch import save
 
-from benchmarks.scene import breakable
+from benchmarks.trust.scene import breakable
 from tests.api.serving import environment, start
 from tests.service_models.mirror import Mirror, serve
 

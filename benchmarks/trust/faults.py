@@ -1,6 +1,6 @@
 """Faults, each in a service of its own under light steady load: what callers saw, and how soon all was as before.
 
-`python -m benchmarks.faults` runs all of them, `... WORD ...` those whose names hold one of the words.
+`python -m benchmarks.trust.faults` runs all of them, `... WORD ...` those whose names hold one of the words.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from benchmarks import faults_of_callers as callers
-from benchmarks import faults_of_machines as machines
-from benchmarks import wall_clock
-from benchmarks.faults_of_disks import full_disk
-from benchmarks.scene import Fault
+from benchmarks.trust import faults_of_callers as callers
+from benchmarks.trust import faults_of_machines as machines
+from benchmarks.trust import wall_clock
+from benchmarks.trust.faults_of_disks import full_disk
+from benchmarks.trust.scene import Fault
 
 _TIMEOUT_S = 8
 # Most systems start a process with this many.

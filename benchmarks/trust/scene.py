@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.traffic import Traffic, learn
-from benchmarks.wire import Connections, Lost, Refused
+from benchmarks.trust.traffic import Traffic, learn
+from benchmarks.trust.wire import Connections, Lost, Refused
 from tests.api.serving import ROOT, Service, environment
 
 _RATE = 4.0
@@ -158,7 +158,7 @@ def breakable(
     log = folder / "log.txt"
     env = environment(**settings) | variables
     with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-m", "benchmarks.breakable"], cwd=ROOT, env=env, stderr=file)
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.trust.breakable"], cwd=ROOT, env=env, stderr=file)
     if descriptors is not None:
         _, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (descriptors, hard))
