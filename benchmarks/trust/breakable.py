@@ -1,4 +1,4 @@
-"""`python -m benchmarks.trust.breakable`: the service as `python -m app serve` runs it, but its workers die on SIGUSR1."""
+"""The service as `python -m app serve` runs it, but its workers die on SIGUSR1."""
 
 import ctypes
 import signal

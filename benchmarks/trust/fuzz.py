@@ -1,8 +1,8 @@
 """The service asked by Schemathesis, with all its checks, whatever the OpenAPI document allows and forbids.
 
-`python -m benchmarks.trust.fuzz [REQUESTS] [SEED]` starts the service, prints how it fares and all that the checks find, and
-ends with a row of a Markdown table. First every limit that the document states is tried, then requests are drawn until
-there are enough.
+`python -m benchmarks.trust.fuzz [REQUESTS] [SEED]` starts the service, prints how it fares and all that the checks
+find, and ends with a row of a Markdown table. First every limit that the document states is tried, then requests are
+drawn until there are enough.
 """
 
 import re

@@ -1,9 +1,9 @@
 """A soak: mixed requests at a steady share of what the service can do, for an hour, every reply held against its own.
 
-`python -m benchmarks.trust.soak --minutes 60 --load 0.7` starts the service, measures what sixteen callers who wait for their
-answers get from it, and then sends that share of it at random times (Poisson, with a seed). Latency counts from when
-a request was due, so that whatever holds the service up counts for all that came meanwhile. It prints a line a minute,
-and at the end what `benchmarks/RESULTS.md` takes.
+`python -m benchmarks.trust.soak --minutes 60 --load 0.7` starts the service, measures what sixteen callers who wait for
+their answers get from it, and then sends that share of it at random times (Poisson, with a seed). Latency counts from
+when a request was due, so that whatever holds the service up counts for all that came meanwhile. It prints a line a
+minute, and at the end what `benchmarks/RESULTS.md` takes.
 """
 
 import argparse
