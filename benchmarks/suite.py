@@ -25,6 +25,7 @@ from benchmarks.bare import BareForward, prepared_environment, user_environment
 from benchmarks.measure import DEVICE, EMBEDDED, benchmark_images, fast_split, row, shown, table
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+OTHERS = "# Results of `benchmarks/trust`"
 MASKING_CELLS = (
     ("resnet50", "last_conv", "ablationcam"),
     ("resnet50", "pre_gap", "ablationcam"),
@@ -57,12 +58,19 @@ def main() -> None:
     }
     default = [name for name in parts if name != "device" or DEVICE.type == "cuda"]
     chosen = arguments.parts.split(",") if arguments.parts else default
-    text = _heading()
+    text, kept = _heading(), _kept(arguments.out)
     for name in chosen:
         text += "\n" + parts[name]()
         # Written as it comes, so that a run that is cut short has its figures.
-        arguments.out.write_text(text)
+        arguments.out.write_text(text + kept)
     print(f"written to {arguments.out}")
+
+
+def _kept(page: Path) -> str:
+    """The part of the page that other commands' figures are put into by hand."""
+    text = page.read_text() if page.exists() else ""
+    start = text.find(f"\n{OTHERS}\n")
+    return text[start:] if start >= 0 else ""
 
 
 def _heading() -> str:
