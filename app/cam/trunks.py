@@ -79,14 +79,25 @@ def _openvino(graph: nn.Module, images: Images, precision: Precision) -> Trunk:
         # The processors are shared with the head, and with whatever else runs on the machine.
         "ENABLE_CPU_PINNING": False,
     }
-    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    return _OpenVinoTrunk(lambda: openvino.Core().compile_model(model, "CPU", settings).create_infer_request())
 
-    def run(images: Images) -> tuple[Tensor, ...]:
+
+class _OpenVinoTrunk:
+    """Infers with a compiled network; after a failure, with one compiled anew.
+
+    Where memory was short, the failed one can answer the next batch with what it had computed before.
+    """
+
+    def __init__(self, compiled: Callable[[], Any]) -> None:
+        self._compiled = compiled
+        self._request = compiled()
+
+    def __call__(self, images: Images) -> tuple[Tensor, ...]:
+        request, self._request = self._request or self._compiled(), None
         # Outputs are copies: the request writes its own memory again with the next batch.
         outputs = request.infer([images.contiguous().numpy()], share_inputs=True, share_outputs=False)
+        self._request = request
         return tuple(torch.from_numpy(output) for output in outputs.values())
-
-    return run
 
 
 class _RecordedTrunk:

@@ -4,8 +4,14 @@ import torch
 
 from app.cam.trunks import Precision
 
-# How PyTorch, oneDNN, C++ and Python's threads say that there is no memory for them.
-_OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "std::bad_alloc", "can't start new thread")
+# How PyTorch, OpenVINO, oneDNN, C++ and Python's threads say that there is no memory for them.
+_OUT_OF_MEMORY = (
+    "can't alloc",
+    "Failed to allocate",
+    "could not create a primitive",
+    "std::bad_alloc",
+    "can't start new thread",
+)
 
 
 def choose_devices(names: tuple[str, ...]) -> tuple[torch.device, ...]:

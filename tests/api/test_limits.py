@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api import limits
 from app.api.limits import BodyLimit
 from app.errors import BodyTooLarge, QueueFull
+from app.runtime.budget import Held
 
 LARGEST = 100
 SCOPE: Scope = {"type": "http", "headers": [(b"transfer-encoding", b"chunked")]}
@@ -44,14 +44,10 @@ class Application:
         await self.let_go.wait()
 
 
-def test_a_body_that_does_not_fit_beside_the_others_is_refused_until_one_of_them_is_answered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "_BODIES_AT_ONCE", 2)
-
+def test_a_body_that_does_not_fit_beside_the_others_is_refused_until_one_of_them_is_answered() -> None:
     async def ask() -> None:
         application = Application()
-        limit = BodyLimit(application, LARGEST)
+        limit = BodyLimit(application, max_bytes=LARGEST, held=Held(2 * LARGEST), limit_s=10)
         held = [asyncio.create_task(limit(SCOPE, bodies(50, 40), nowhere)) for _ in range(2)]
         for _ in held:
             await application.reads.acquire()

@@ -1,5 +1,6 @@
 """From the first breath of the service to its last: readiness, limits, failed starts, the end."""
 
+import json
 import signal
 import subprocess
 import time
@@ -121,7 +122,8 @@ def test_a_network_that_cannot_be_loaded_ends_the_service_with_its_reason(
 ) -> None:
     status, terminal = failed[name]
     assert status > 0
-    assert FAILURES[name][1] in "".join(line for line in terminal.splitlines() if line.startswith("ERROR: "))
+    said = [json.loads(line) for line in terminal.splitlines() if line.startswith("{")]
+    assert FAILURES[name][1] in "".join(line["message"] for line in said if line["level"] == "ERROR")
     assert "Traceback" not in terminal
     assert "The API page" not in terminal
 
