@@ -11,7 +11,7 @@ from pathlib import Path
 _LOG = logging.getLogger(__name__)
 
 # The allocator keeps what it has freed, which makes every forward pass faster; of more than this nobody has any use.
-_SPARE_BYTES = 2**26
+_SPARE_BYTES = 2**25
 _SELDOM_S = 10.0
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.trust import faults_of_callers as callers
 from benchmarks.trust import faults_of_machines as machines
-from benchmarks.trust import wall_clock
 from benchmarks.trust.faults_of_disks import full_disk
+from benchmarks.trust.preload import COMPILER, SCARCE_MEMORY, WALL_CLOCK
 from benchmarks.trust.scene import Fault
 
 _TIMEOUT_S = 8
@@ -22,8 +22,8 @@ _DESCRIPTORS = 1024
 
 FAULTS = (
     Fault("worker death", machines.worker_death),
-    Fault("short of memory for 5 s", machines.short_of_memory),
-    Fault("clock jumps", machines.clock_jump, variables=wall_clock.VARIABLES),
+    Fault("no more than 4 MiB at once for 5 s", machines.short_of_memory, preload=SCARCE_MEMORY),
+    Fault("clock jumps", machines.clock_jump, preload=WALL_CLOCK),
     Fault("slow and half uploads of 50 callers", callers.slow_uploads, {"timeout_s": _TIMEOUT_S}),
     Fault("1,200 connections that never ask", callers.idle_connections, descriptors=_DESCRIPTORS),
     Fault("40 callers who never read", callers.who_never_read),
@@ -53,10 +53,8 @@ def main(*words: str) -> None:
 
 
 def _line(fault: Fault, folder: Path) -> str:
-    if fault.variables is wall_clock.VARIABLES:
-        if wall_clock.COMPILER is None:
-            return f"| {fault.name} | not done: there is no C compiler here | | | | |"
-        wall_clock.install(folder)
+    if fault.preload is not None and COMPILER is None:
+        return f"| {fault.name} | not done: there is no C compiler here | | | | |"
     scene, told = asyncio.run(fault.run(folder))
     normal = "-" if fault.is_last else f"{scene.normal_after_s():.1f}"
     errors = _errors(scene.service.log.read_text())

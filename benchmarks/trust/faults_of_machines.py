@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import time
 from collections import Counter
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.trust.footprint import children_of, mapped_mib
+from benchmarks.trust.footprint import children_of
+from benchmarks.trust.preload import SCARCE_MEMORY, WALL_CLOCK
 from benchmarks.trust.scene import Scene
-from benchmarks.trust.wall_clock import jump
 from benchmarks.trust.wire import Connections, Lost, Refused, Reply, post
 from tests.imaging.pictures import encoded, noise, photograph
 
@@ -22,6 +21,8 @@ _HEADERS = {"Content-Type": "image/jpeg"}
 _ROCKET = encoded(photograph("rocket"), "JPEG")
 _MINUTES = post("/v1/explain", _ROCKET, _HEADERS, (("method", "scorecam"), ("layer", "blocks.6"), ("metrics", "false")))
 _SHORT = post("/v1/explain", _ROCKET, _HEADERS, (("include", "attribution"),))
+# Enough to read a request, too little for the activations of a batch.
+_LITTLE_BYTES = 2**22
 # Five hours forth, and then to a day ago.
 _JUMPS_S = (5 * 3600, -86400)
 
@@ -36,8 +37,8 @@ async def worker_death(scene: Scene) -> str:
     return f"{_counted(outcomes)} within {time.monotonic() - scene.ended:.1f} s"
 
 
-async def short_of_memory(scene: Scene, seconds: float = 5.0, room_mib: int = 8) -> str:
-    """The address space of the process is held at what it has, plus a little, while large work comes in."""
+async def short_of_memory(scene: Scene, seconds: float = 5.0) -> str:
+    """Nothing in the process gets more than a little memory at once, while large work comes in."""
     large = encoded(photograph("coffee").resize((4000, 2667)), "JPEG")
     targets = tuple(("target", str(target)) for target in range(16))
     works = [
@@ -45,14 +46,12 @@ async def short_of_memory(scene: Scene, seconds: float = 5.0, room_mib: int = 8)
         post("/v1/explain", large, _HEADERS, (("method", "layercam"), *targets)),
         post("/v1/explain", _ROCKET, _HEADERS, (("layer", "last_conv"), *targets)),
     ]
-    soft, hard = resource.prlimit(scene.pid, resource.RLIMIT_AS)
-    limit = int((mapped_mib(scene.pid) + room_mib) * 2**20)
-    resource.prlimit(scene.pid, resource.RLIMIT_AS, (limit, hard))
+    SCARCE_MEMORY.tell(scene.folder, _LITTLE_BYTES)
     try:
         calls = [asyncio.create_task(_again_and_again(scene, work, seconds)) for work in works]
         await asyncio.sleep(seconds)
     finally:
-        resource.prlimit(scene.pid, resource.RLIMIT_AS, (soft, hard))
+        SCARCE_MEMORY.tell(scene.folder, 0)
     scene.is_over()
     outcomes: Counter[str] = Counter()
     for call in calls:
@@ -65,7 +64,7 @@ async def clock_jump(scene: Scene, seconds: float = 4.0) -> str:
     shown = [await _wall_clock(scene) - time.time()]
     calls = asyncio.create_task(_again_and_again(scene, _SHORT, (1 + len(_JUMPS_S)) * seconds))
     for jump_s in _JUMPS_S:
-        jump(scene.folder, jump_s)
+        WALL_CLOCK.tell(scene.folder, jump_s)
         await asyncio.sleep(seconds)
         shown.append(await _wall_clock(scene) - time.time())
     jumps = [f"{(after - shown[0]) / 3600:+.1f} h" for after in shown[1:]]

@@ -50,17 +50,8 @@ def children_of(pid: int) -> list[int]:
 
 def resident_mib(pid: int) -> float:
     """Memory of one process; 0 where it has ended."""
-    return _statm(pid, 1)
-
-
-def mapped_mib(pid: int) -> float:
-    """Address space of one process; 0 where it has ended."""
-    return _statm(pid, 0)
-
-
-def _statm(pid: int, column: int) -> float:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[column]) * _PAGE_MIB
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_MIB
     except OSError:
         return 0.0
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.trust.preload import Preload
 from benchmarks.trust.traffic import Traffic, learn
 from benchmarks.trust.wire import Connections, Lost, Refused
 from tests.api.serving import ROOT, Service, environment
@@ -114,7 +115,7 @@ class Fault:
         name: in a few words.
         inject: does it, and says what its own callers saw.
         settings: of the service.
-        variables: of the service's environment; `{folder}` stands for the folder of its files.
+        preload: loaded into the service.
         descriptors: the soft limit of open files that it starts with.
         is_last: whether the service ends with it.
     """
@@ -122,7 +123,7 @@ class Fault:
     name: str
     inject: Inject
     settings: Mapping[str, object] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
+    preload: Preload | None = None
     descriptors: int | None = None
     is_last: bool = False
 
@@ -132,7 +133,10 @@ class Fault:
         Returns:
             The scene, and what the callers of the fault itself saw.
         """
-        variables = {name: value.format(folder=folder) for name, value in self.variables.items()}
+        variables = {}
+        if self.preload is not None:
+            self.preload.install(folder)
+            variables = {name: value.format(folder=folder) for name, value in self.preload.variables.items()}
         with breakable(folder, variables, self.descriptors, **self.settings) as service:
             await asyncio.to_thread(service.wait_until_ready)
             traffic = await learn(service.url, most=2)

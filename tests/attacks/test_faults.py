@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.trust import wall_clock
 from benchmarks.trust.faults_of_callers import idle_connections, slow_uploads, who_never_read
 from benchmarks.trust.faults_of_machines import clock_jump, killed_children, short_of_memory
+from benchmarks.trust.preload import COMPILER, SCARCE_MEMORY, WALL_CLOCK
 from benchmarks.trust.scene import Fault, Scene
 from service_models import WeightsError
 from service_models.hub import HubFile, fetch
@@ -90,16 +90,21 @@ def last_are_right(scene: Scene) -> bool:
     return all(answer.is_right for answer in scene.answers[-5:])
 
 
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+
+
+@needs_compiler
 def test_want_of_memory_is_answered_and_passes(tmp_path: Path) -> None:
-    scene, _ = run(Fault("", short_of_memory, {"timeout_s": 600}), tmp_path)
+    scene, told = run(Fault("", short_of_memory, {"timeout_s": 600}, SCARCE_MEMORY), tmp_path)
+    assert "503 worker_failed" in told
+    assert not any(outcome in told for outcome in ("lost", "refused", "500"))
     assert not outcomes(scene) & {"lost", "refused", "wrong", "500"}
     assert last_are_right(scene)
 
 
-@pytest.mark.skipif(wall_clock.COMPILER is None, reason="needs a C compiler")
+@needs_compiler
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
-    wall_clock.install(tmp_path)
-    scene, told = run(Fault("", clock_jump, {"timeout_s": 600}, wall_clock.VARIABLES), tmp_path)
+    scene, told = run(Fault("", clock_jump, {"timeout_s": 600}, WALL_CLOCK), tmp_path)
     assert told.endswith("200; the service's Date moved by +5.0 h, -24.0 h")
     assert all(answer.is_right for answer in scene.answers)
 

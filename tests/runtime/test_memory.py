@@ -30,7 +30,7 @@ def test_it_trims_when_the_process_has_grown_and_seldom(clock: list[float]) -> N
     trimmer.run()
     assert trims == [1100 * MIB]
     clock[0] = 33
-    resident[0] = 1070 * MIB
+    resident[0] = 1040 * MIB
     assert not trimmer.is_due(), "what was left is in use"
 
 
