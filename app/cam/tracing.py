@@ -1,12 +1,14 @@
 """Cuts the graph of a network in two at a module's output, with `torch.fx`."""
 
 import inspect
+import linecache
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
+from torch.fx.graph_module import _loader
 
 
 class Untraceable(Exception):
@@ -82,7 +84,7 @@ def cut_graph(model: nn.Module, layer: str, images: Tensor) -> GraphCut:
         parameters = list(inspect.signature(model.forward).parameters.values())[1:]
         fixed = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
         graph = tracer.trace(model, concrete_args=fixed or None)
-        recorder = _Recorder(fx.GraphModule(model, graph))
+        recorder = _Recorder(_module_of(graph, model))
         with torch.no_grad():
             recorder.run(images, *fixed.values())
     except Exception as error:  # tracing runs the network's own Python: anything may come out
@@ -173,4 +175,13 @@ def _extract(
             copies[node] = part.node_copy(node, copies.__getitem__)
     part.output(copies[result] if isinstance(result, fx.Node) else tuple(copies[node] for node in result))
     part.lint()
-    return fx.GraphModule(model, part)
+    return _module_of(part, model)
+
+
+def _module_of(graph: fx.Graph, model: nn.Module) -> fx.GraphModule:
+    """A module that runs a graph; its source is forgotten, which fx would keep for as long as the process lives."""
+    module = fx.GraphModule(model, graph)
+    name = type(module).forward.__code__.co_filename
+    _loader.eval_cache.pop(name, None)
+    linecache.cache.pop(name, None)
+    return module

@@ -1,5 +1,7 @@
 """A network split in two is the same network, whatever its layers look like."""
 
+import linecache
+
 import pytest
 import timm
 import torch
@@ -204,3 +206,12 @@ def test_a_layer_that_never_runs_is_refused() -> None:
 def test_the_classifier_after_pooling_is_found(resnet: nn.Module) -> None:
     assert split_network(resnet, "layer4", SIZE).classifier is resnet.fc
     assert split_network(resnet, "layer4.1.conv2", SIZE).classifier is None
+
+
+def test_splitting_again_and_again_keeps_no_source_of_its_graphs(resnet: nn.Module) -> None:
+    """A caller may name one layer after the other, for as long as the service runs."""
+    before = sum(name.startswith("<eval_with_key>") for name in linecache.cache)
+    split = split_network(resnet, "layer3", SIZE)
+    assert sum(name.startswith("<eval_with_key>") for name in linecache.cache) == before
+    with pytest.raises(RuntimeError, match="channels"):
+        split.trunk(torch.zeros(1, 5, *SIZE))
