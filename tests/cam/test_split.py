@@ -213,5 +213,5 @@ def test_splitting_again_and_again_keeps_no_source_of_its_graphs(resnet: nn.Modu
     before = sum(name.startswith("<eval_with_key>") for name in linecache.cache)
     split = split_network(resnet, "layer3", SIZE)
     assert sum(name.startswith("<eval_with_key>") for name in linecache.cache) == before
-    with pytest.raises(RuntimeError, match="channels"):
-        split.trunk(torch.zeros(1, 5, *SIZE))
+    with pytest.raises(RuntimeError, match="type"):
+        split.trunk(images().double())
