@@ -12,6 +12,9 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # More than a batch's largest feature maps take.
 _THRESHOLD_BYTES = 2**28
+# What oneDNN keeps ready, for each shape that it has met: with its usual 1,024 (some 100 KiB each) callers who name one
+# layer after the other make the process grow for tens of thousands of requests.
+_PRIMITIVES = "256"
 # Connections, and a little for files; the usual 1,024 are taken by a thousand idle callers.
 _OPEN_FILES = 65536
 
@@ -43,6 +46,7 @@ def prepare_process() -> None:
     # Until the server listens for it. The first process of a container does not end by itself.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVES)
     if (count := processors()) < (os.cpu_count() or 1):
         # Libraries count the machine's, and a container that starts more threads than it may run is held up.
         os.environ.setdefault("OMP_NUM_THREADS", str(count))
