@@ -11,9 +11,9 @@ from app.cam.questions import Question, Target
 from app.cam.utilities import UTILITIES
 from app.errors import InvalidParameter
 from app.parameters import ExplanationParameters
+from app.runtime.backend import Backend
 from app.runtime.decoding import Reading
 from app.runtime.pipeline import Answer, explain_layers
-from app.runtime.served import ServedNetwork
 from app.settings import Settings
 
 
@@ -33,7 +33,7 @@ class Asked:
     parameters: ExplanationParameters
     limit_s: float
 
-    async def explain(self, served: ServedNetwork, seen: Reading) -> Answer:
+    async def explain(self, served: Backend, seen: Reading) -> Answer:
         """Asks the network."""
         return await explain_layers(
             served,
@@ -49,7 +49,7 @@ def ask(
     parameters: ExplanationParameters,
     methods: Sequence[str],
     utilities: Sequence[str],
-    served: ServedNetwork,
+    served: Backend,
     settings: Settings,
 ) -> Asked:
     """Turns a request into questions, and refuses what cannot be answered in time.

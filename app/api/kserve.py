@@ -24,10 +24,10 @@ from app.errors import InvalidParameter, MethodNotAllowed
 from app.imaging.errors import ImagingError
 from app.imaging.shrinking import shrunk_size
 from app.parameters import ExplainParameters, PredictParameters
+from app.runtime.backend import Backend
 from app.runtime.decoding import Reading
 from app.runtime.pipeline import Answer, see
 from app.runtime.pipeline import predict as run_network
-from app.runtime.served import ServedNetwork
 from app.schemas import Explanations, Predictions, Timing
 
 router = APIRouter(tags=["kserve"])
@@ -129,7 +129,7 @@ async def refuse_get(request: Request) -> None:
 class _Bounds:
     """Keeps what a call holds until it is answered within bounds."""
 
-    def __init__(self, instances: int, asked: Asked, parameters: ExplainParameters, served: ServedNetwork) -> None:
+    def __init__(self, instances: int, asked: Asked, parameters: ExplainParameters, served: Backend) -> None:
         """Refuses what is known to be too much before any picture is read.
 
         Raises:

@@ -8,8 +8,7 @@ from app import __version__
 from app.api.context import runtime_of
 from app.api.openapi import VERSION, documented
 from app.errors import Draining, NotOffered, NotReady, UnknownModel
-from app.runtime.readiness import why_not_ready
-from app.runtime.served import ServedNetwork
+from app.runtime.backend import Backend
 from app.schemas import ErrorReply, Live, ModelMetadata, ModelReady, Ready, Server, TensorReply
 
 router = APIRouter(tags=["open inference"])
@@ -77,7 +76,7 @@ async def infer_version(name: str, version: str) -> NoReturn:  # noqa: ARG001 - 
     raise _not_offered(name)
 
 
-def _served(request: Request, name: str, version: str = VERSION) -> ServedNetwork:
+def _served(request: Request, name: str, version: str = VERSION) -> Backend:
     """The network of a path.
 
     Raises:
@@ -91,7 +90,7 @@ def _served(request: Request, name: str, version: str = VERSION) -> ServedNetwor
     return served
 
 
-def _metadata(served: ServedNetwork) -> ModelMetadata:
+def _metadata(served: Backend) -> ModelMetadata:
     scores = [_ANY, len(served.network.labels)]
     return ModelMetadata(
         name=served.network.name,
@@ -102,7 +101,7 @@ def _metadata(served: ServedNetwork) -> ModelMetadata:
     )
 
 
-async def _ready(request: Request, served: ServedNetwork) -> ModelReady:
+async def _ready(request: Request, served: Backend) -> ModelReady:
     """Judges a network's device as `/readyz` judges all.
 
     Raises:
@@ -112,7 +111,7 @@ async def _ready(request: Request, served: ServedNetwork) -> ModelReady:
     runtime = runtime_of(request)
     if runtime.is_draining:
         raise Draining("the service is stopping")
-    reason = await why_not_ready(served.worker, served, runtime.settings.timeout_s)
+    reason = await served.why_not_ready(runtime.settings.timeout_s)
     if reason is not None:
         device = str(served.network.device)
         raise NotReady(f"the device {device} {reason}", headers={"Retry-After": "5"}, device=device)

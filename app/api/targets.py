@@ -7,7 +7,7 @@ from app.cam.errors import LayerError
 from app.cam.questions import Target
 from app.errors import InvalidParameter
 from app.parameters import PredictParameters
-from app.runtime.served import ServedNetwork
+from app.runtime.backend import Backend
 
 _TARGET_TAKES = "predicted, least-likely, a class index or a class label"
 
@@ -49,7 +49,7 @@ def _resolve_target(token: str, labels: tuple[str, ...]) -> Target:
     raise InvalidParameter(message, field="target", takes=_TARGET_TAKES, value=token[:80])
 
 
-def resolve_layers(served: ServedNetwork, names: list[str] | None) -> dict[str, str]:
+def resolve_layers(served: Backend, names: list[str] | None) -> dict[str, str]:
     """The layers' names as replied, with their module paths.
 
     Raises:
@@ -66,7 +66,7 @@ def resolve_layers(served: ServedNetwork, names: list[str] | None) -> dict[str, 
     return layers
 
 
-def _resolve_layer(served: ServedNetwork, name: str) -> str:
+def _resolve_layer(served: Backend, name: str) -> str:
     layers = served.network.layers
     if name in layers:
         return layers[name]
@@ -79,7 +79,7 @@ def _resolve_layer(served: ServedNetwork, name: str) -> str:
     return name
 
 
-def check_top_k(parameters: PredictParameters, served: ServedNetwork) -> None:
+def check_top_k(parameters: PredictParameters, served: Backend) -> None:
     """Raises InvalidParameter where more predictions are asked for than there are classes."""
     classes = len(served.network.labels)
     # The default is what is listed of a network that has so many.

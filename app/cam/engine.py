@@ -15,7 +15,7 @@ from app.cam.maps import Map, find_maps, target_classes
 from app.cam.measuring import measure
 from app.cam.methods import METHODS, Method
 from app.cam.questions import Explained, Explanation, Question
-from app.cam.split import SplitNetwork
+from app.cam.split import SplitNetwork, State
 from app.cam.utilities import Utility
 from app.cam.views import Smooth, Views, views_of
 
@@ -31,6 +31,7 @@ def explain(
     *,
     metrics: bool = True,
     smooth: Smooth = "none",
+    states: Sequence[State] = (),
     pause: Pause = go_on,
 ) -> Explained:
     """Answers all questions about a batch of images.
@@ -46,6 +47,7 @@ def explain(
         metrics: false leaves out all quality figures, whatever the questions say.
         smooth: "flip" averages over an image and its mirror image, "flip-scale" over both at the factors 0.9, 1 and
             1.1; each view takes a pass, and attributions and heatmaps are means over the views.
+        states: what the trunks of `splits` made of the images, where that is known; only without smoothing.
         pause: called between chunks of long work; it may raise to abandon it.
 
     Returns:
@@ -61,9 +63,9 @@ def explain(
             check_method(split, question.method, question.utility)
     asked, references = with_references(questions)
     layers: list[list[Map]] = []
-    for split in splits:
+    for number, split in enumerate(splits):
         shown, mirrored = views_of(images, smooth)
-        views = Views(shown, split.trunk(shown), mirrored)
+        views = Views(shown, states[number] if states else split.trunk(shown), mirrored)
         if views.count > 1 and not layers:
             asked = _settle_targets(split, views, asked)
         layers.append(find_maps(split, views, asked, pause))

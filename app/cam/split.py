@@ -81,9 +81,7 @@ class SplitNetwork(ABC):
     def trunk(self, images: Float[Tensor, "batch 3 height width"]) -> State:
         """Runs the network up to its target layer, without autograd."""
         with torch.no_grad():
-            output, *carry = self._run_trunk(images)
-            activations, prefix = self._to_channels_first(output)
-        return State(activations, (*prefix, *carry))
+            return self.state_of(*self._run_trunk(images))
 
     def head(self, state: State, mode: TorchFunctionMode | None = None) -> Float[Tensor, "row class"]:
         """Runs the rest of the network, with autograd where it is enabled.
@@ -92,12 +90,21 @@ class SplitNetwork(ABC):
             state: the rows.
             mode: entered around the head in place of `TwiceDifferentiable`.
         """
+        left = self.left_by_trunk(state)
+        with mode or TwiceDifferentiable():
+            return self._run_head(*left)
+
+    def state_of(self, output: Tensor, *carry: Tensor) -> State:
+        """Puts what the layer and the trunk returned in the common layout."""
+        activations, prefix = self._to_channels_first(output)
+        return State(activations, (*prefix, *carry))
+
+    def left_by_trunk(self, state: State) -> tuple[Tensor, ...]:
+        """The opposite of `state_of`; copies, for what comes next may start with an operation in place."""
         carry = state.carry
         prefix, carry = (carry[:1], carry[1:]) if self.grid.prefix_tokens else ((), carry)
-        # The head may start with an operation in place: it gets tensors of its own.
         output = self._from_channels_first(state.activations, prefix).clone()
-        with mode or TwiceDifferentiable():
-            return self._run_head(output, *(tensor.clone() for tensor in carry))
+        return output, *(tensor.clone() for tensor in carry)
 
     def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch class"]:
         """Runs the whole network, without autograd."""

@@ -64,6 +64,40 @@ class _Recorder(fx.Interpreter):
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """The graph of a whole network.
+
+    Attributes:
+        graph: of the network.
+        outputs: what the calls of each module returned, by its path.
+        from_images: nodes that hold tensors with a row for each image.
+    """
+
+    graph: fx.Graph
+    outputs: dict[str, list[object]]
+    from_images: set[fx.Node]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where a graph is cut.
+
+    Attributes:
+        target: the layer's last output.
+        carry: what the head needs besides.
+        needed: what the head computes.
+        logits: the result.
+        calls: how often the layer ran.
+    """
+
+    target: fx.Node
+    carry: list[fx.Node]
+    needed: set[fx.Node]
+    logits: fx.Node
+    calls: int
+
+
 def cut_graph(model: nn.Module, layer: str, images: Tensor) -> GraphCut:
     """Cuts `model` at the last output of its module `layer`.
 
@@ -78,6 +112,48 @@ def cut_graph(model: nn.Module, layer: str, images: Tensor) -> GraphCut:
     Raises:
         Untraceable: the network's Python cannot be followed symbolically, or the module is hidden in a leaf.
     """
+    traced = _trace(model, images)
+    graph, cut = traced.graph, _find_cut(traced, layer)
+    images_in = next(node for node in graph.nodes if node.op == "placeholder")
+    left = (cut.target, *cut.carry)
+    trunk = _extract(graph, model, _ancestors(list(left)), [images_in], left)
+    head = _extract(graph, model, cut.needed, list(left), cut.logits)
+    return GraphCut(trunk, head, cut.calls)
+
+
+def graph_between(model: nn.Module, first: str, second: str, images: Tensor) -> fx.GraphModule:
+    """The part of a network between two of its layers.
+
+    Args:
+        model: frozen network in eval mode.
+        first: path of the earlier module.
+        second: path of the later one.
+        images: an example batch, (batch, channel, height, width).
+
+    Returns:
+        Maps what the trunk to `first` returns, (layer output, *carry), to what the trunk to `second` returns.
+
+    Raises:
+        Untraceable: what is left of the images at `first` does not suffice, or either layer cannot be cut at.
+    """
+    traced = _trace(model, images)
+    one, other = _find_cut(traced, first), _find_cut(traced, second)
+    given = [one.target, *one.carry]
+    result = (other.target, *other.carry)
+    needed: set[fx.Node] = set()
+    stack = list(result)
+    while stack:
+        node = stack.pop()
+        if node in needed or node in given:
+            continue
+        if node.op == "placeholder":
+            raise Untraceable(f"'{second}' needs more of the images than is left at '{first}'")
+        needed.add(node)
+        stack.extend(node.all_input_nodes)
+    return _extract(traced.graph, model, needed, given, result)
+
+
+def _trace(model: nn.Module, images: Tensor) -> _Traced:
     tracer = _LayerTracer()
     try:
         # A parameter beyond the images is fixed at its default: a symbolic one would never be None.
@@ -89,24 +165,22 @@ def cut_graph(model: nn.Module, layer: str, images: Tensor) -> GraphCut:
             recorder.run(images, *fixed.values())
     except Exception as error:  # tracing runs the network's own Python: anything may come out
         raise Untraceable(f"{type(error).__name__}: {error}") from error
+    return _Traced(graph, tracer.outputs, _computed_from_images(graph, recorder.tensors))
 
-    outputs = tracer.outputs.get(layer, [])
+
+def _find_cut(traced: _Traced, layer: str) -> _Cut:
+    outputs = traced.outputs.get(layer, [])
     if not outputs or not isinstance(outputs[-1], fx.Proxy):
         raise Untraceable(f"the graph does not show the output of '{layer}'")
     target = outputs[-1].node
-    logits = next(node for node in graph.nodes if node.op == "output").args[0]
+    logits = next(node for node in traced.graph.nodes if node.op == "output").args[0]
     if not isinstance(logits, fx.Node):
         raise Untraceable("the network returns more than one tensor")
-
-    from_images = _computed_from_images(graph, recorder.tensors)
-    after = _descendants(graph, target)
+    after = _descendants(traced.graph, target)
     if logits not in after:
         raise Untraceable(f"the logits do not depend on '{layer}'")
-    needed, carry = _head_nodes(logits, target, after, from_images)
-    images_in = next(node for node in graph.nodes if node.op == "placeholder")
-    trunk = _extract(graph, model, _ancestors([target, *carry]), [images_in], (target, *carry))
-    head = _extract(graph, model, needed, [target, *carry], logits)
-    return GraphCut(trunk, head, calls=len(outputs))
+    needed, carry = _head_nodes(logits, target, after, traced.from_images)
+    return _Cut(target, carry, needed, logits, len(outputs))
 
 
 def _computed_from_images(graph: fx.Graph, tensors: set[fx.Node]) -> set[fx.Node]:

@@ -1,8 +1,8 @@
 """Whether a device does what it is asked for, now and not only at start-up."""
 
 import asyncio
+from collections.abc import Callable
 
-from app.runtime.served import ServedNetwork
 from app.runtime.worker import DeviceWorker
 
 # An idle device that has not shown for so long that it works is asked to.
@@ -10,7 +10,7 @@ _FRESH_S = 20.0
 _PROBE_S = 3.0
 
 
-async def why_not_ready(worker: DeviceWorker, served: ServedNetwork | None, longest_s: float) -> str | None:
+async def why_not_ready(worker: DeviceWorker, probe: Callable[[], object] | None, longest_s: float) -> str | None:
     """Says what is wrong with a device; None where it works.
 
     A device is judged by its last success. An idle one that has failed, or has had nothing to do for a while, runs a
@@ -18,14 +18,14 @@ async def why_not_ready(worker: DeviceWorker, served: ServedNetwork | None, long
 
     Args:
         worker: owner of the device.
-        served: a network on it, where there is one.
+        probe: runs a network on it, where there is one.
         longest_s: how long a job may take.
     """
     if worker.silent_s() > longest_s:
         return f"has finished nothing for {longest_s:g} s"
-    if worker.is_idle and served is not None and (worker.has_failed or worker.since_success_s() > _FRESH_S):
+    if worker.is_idle and probe is not None and (worker.has_failed or worker.since_success_s() > _FRESH_S):
         try:
-            await asyncio.wait_for(asyncio.wrap_future(worker.start(served.probe)), _PROBE_S)
+            await asyncio.wait_for(asyncio.wrap_future(worker.start(probe)), _PROBE_S)
         except TimeoutError:
             return f"did not run a network within {_PROBE_S:g} s"
         except Exception as error:

@@ -11,16 +11,17 @@ from typing import TypeVar
 
 from app.errors import Draining, NotReady, QueueFull, Timeout, UnknownModel
 from app.process import processors
+from app.runtime.backend import Backend
 from app.runtime.budget import Held
 from app.runtime.decoding import Decoders
 from app.runtime.devices import choose_devices, set_precision
 from app.runtime.memory import Trimmer, trim
 from app.runtime.meters import Meters
 from app.runtime.readiness import why_not_ready
-from app.runtime.served import ServedNetwork
+from app.runtime.served import ServedNetwork, serve_network
 from app.runtime.worker import DeviceWorker
 from app.settings import Settings
-from service_models import NetworkSpec, load_network, read_config, resolve
+from service_models import NetworkSpec, read_config, resolve
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.networks: dict[str, ServedNetwork] = {}
+        self.networks: dict[str, Backend] = {}
         self.is_draining = False
         self.workers: dict[str, DeviceWorker] = {}
         self.meters = Meters()
@@ -94,23 +95,12 @@ class Runtime:
             if self.is_draining:
                 return
             device = devices[number % len(devices)]
-            _LOG.info("loading %s on %s", spec.name, device)
-            started = time.perf_counter()
-            network = load_network(spec, device, self.settings.weights_dir)
-            worker = self.workers[str(device)]
-            served = ServedNetwork(network, worker, self.settings.trunk, self.settings.precision)
-            worker.start(served.warm).result()
-            self.networks[spec.name] = served
-            seconds = time.perf_counter() - started
-            _LOG.info(
-                "%s is ready: weights %s, %d classes, %.1f s",
-                spec.name, network.weights, len(network.labels), seconds,
-            )  # fmt: skip
+            self.networks[spec.name] = serve_network(spec, self.workers[str(device)], self.settings)
         # Loading takes more memory than what is loaded.
         trim()
         self._trimmer.settle()
 
-    def network(self, name: str | None) -> ServedNetwork:
+    def network(self, name: str | None) -> Backend:
         """The network that a request names, by default the first configured.
 
         Raises:
@@ -138,11 +128,8 @@ class Runtime:
         if not self.is_loaded:
             loading = [name for name in self.settings.models if name not in self.networks]
             raise NotReady("networks are still loading", headers={"Retry-After": "1"}, loading=loading)
-        for name, worker in self.workers.items():
-            served = next((served for served in self.networks.values() if served.worker is worker), None)
-            reason = await why_not_ready(worker, served, self.settings.timeout_s)
-            if reason is not None:
-                raise NotReady(f"the device {name} {reason}", headers={"Retry-After": "5"}, device=name)
+        async for name, reason in self._devices_that_fail():
+            raise NotReady(f"the device {name} {reason}", headers={"Retry-After": "5"}, device=name)
 
     def refuse_overload(self) -> None:
         """Refuses a request before its body is read, where it could not be taken anyway.
@@ -203,6 +190,15 @@ class Runtime:
         for worker in self.workers.values():
             worker.close()
         self._helpers.shutdown(wait=True, cancel_futures=True)
+
+    async def _devices_that_fail(self) -> AsyncIterator[tuple[str, str]]:
+        """Their names, and what is wrong with them."""
+        for name, worker in self.workers.items():
+            on_it = (backend for backend in self.networks.values() if isinstance(backend, ServedNetwork))
+            served = next((served for served in on_it if served.worker is worker), None)
+            probe = served.probe if served else None
+            if reason := await why_not_ready(worker, probe, self.settings.timeout_s):
+                yield name, reason
 
     def _note_answer(self, started: float) -> None:
         """Keeps the mean time between answers; time in which nobody waited does not count."""

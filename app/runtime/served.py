@@ -1,17 +1,20 @@
-"""A loaded network as the service holds it: on its worker, with its splits and what they cost."""
+"""A network that is loaded in this process: on its worker, with its splits and what they cost."""
 
+import logging
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from app.cam.acceleration import accelerate
-from app.cam.chunks import IMAGES_AT_ONCE
+from app.cam.chunks import IMAGES_AT_ONCE, Pause
 from app.cam.cost import Costs, costliest, estimate_s, measure_costs
 from app.cam.engine import explain, with_references
 from app.cam.methods import METHODS
@@ -22,12 +25,20 @@ from app.cam.trunks import Engine, Precision
 from app.cam.utilities import UTILITIES
 from app.cam.views import Smooth, view_count
 from app.errors import InvalidParameter
+from app.imaging.tensors import normalise
+from app.runtime.backend import Backend, Pixels, Seen
+from app.runtime.jobs import Done, Kind
+from app.runtime.readiness import why_not_ready
 from app.runtime.worker import DeviceWorker
-from app.settings import TrunkSetting
-from service_models import Network
+from app.settings import Settings, TrunkSetting
+from service_models import Network, NetworkSpec, load_network
 from service_models.lively import structured_images
 
+_LOG = logging.getLogger(__name__)
+
 _OTHER_SPLITS = 16
+# What is estimated to take longer lets others pass.
+LONG_S = 0.5
 _ENGINES: dict[TrunkSetting, dict[str, tuple[Engine, ...]]] = {
     "auto": {"cpu": ("openvino",), "cuda": ("cudagraphs",)},
     "eager": {"cpu": (), "cuda": ()},
@@ -40,13 +51,24 @@ _Kept = tuple[SplitNetwork, Costs]
 _MEASURED_AGAIN_S = 30.0
 
 
-class ServedNetwork:
+def engines_for(trunk: TrunkSetting, device: torch.device) -> tuple[Engine, ...]:
+    """What runs trunks on a device, in order of preference."""
+    return *_ENGINES[trunk][device.type], "eager"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One request's part of a batch."""
+
+    pixels: Tensor
+    questions: Sequence[Question]
+
+
+class ServedNetwork(Backend):
     """A network with its worker; its splits are made and used on the worker's thread only.
 
     Attributes:
-        network: the loaded network.
         worker: owner of its device.
-        module_paths: what a caller may name as a layer.
     """
 
     def __init__(
@@ -59,17 +81,44 @@ class ServedNetwork:
         self.network = network
         self.worker = worker
         self.module_paths = frozenset(path for path, _ in network.model.named_modules())
-        self._engines = (*_ENGINES[trunk][network.device.type], "eager")
+        self._engines = engines_for(trunk, network.device)
         self._precision = precision
         self._measured_at = -math.inf
         self._named: dict[str, _Kept] = {}
         self._others: OrderedDict[str, _Kept] = OrderedDict()
 
-    @property
-    def default_layer(self) -> str:
-        """`pre_gap`; for a network that pools by class token, the first layer it names."""
-        layers = self.network.layers
-        return "pre_gap" if "pre_gap" in layers or not layers else next(iter(layers))
+    async def classify(self, pixels: Pixels) -> Done[Seen]:
+        """See `Backend`."""
+        kind = Kind(("predict", self.network.name), self._classify, self.images_at_once("none"))
+        return await self.worker.run(kind, torch.from_numpy(pixels))
+
+    async def explain(
+        self,
+        pixels: Pixels,
+        paths: tuple[str, ...],
+        questions: Sequence[Question],
+        smooth: Smooth,
+        limit_s: float,
+    ) -> Done[Seen]:
+        """See `Backend`.
+
+        Requests about the same layers that come while the device is busy share a batch, whatever their methods,
+        utilities, targets and figures. Long ones run alone, in slices, and let batches of short ones pass in between.
+        """
+        estimate = self.estimate_s(paths, questions, smooth)
+        # A layer that was never used must be split and timed first: a long job, like what takes long itself.
+        is_long = estimate is None or estimate > LONG_S
+        kind = Kind(
+            object() if is_long else ("explain", self.network.name, paths, smooth),
+            partial(self._explain, paths, smooth, limit_s),
+            self.images_at_once(smooth),
+            is_long,
+        )
+        return await self.worker.run(kind, _Wanted(torch.from_numpy(pixels), questions), estimate or 0.0)
+
+    async def why_not_ready(self, longest_s: float) -> str | None:
+        """See `Backend`."""
+        return await why_not_ready(self.worker, self.probe, longest_s)
 
     def warm(self) -> None:
         """Splits the network at its named layers, has the trunks compiled, and runs each once, as requests will."""
@@ -123,18 +172,9 @@ class ServedNetwork:
     def refuse_beyond(
         self, limit_s: float, paths: Sequence[str], questions: Sequence[Question], smooth: Smooth
     ) -> None:
-        """Refuses what would take longer than a request may; layers that were never used are not judged.
+        """See `Backend`; layers that were never used are not judged.
 
         A refusal has the layers timed again when the device is free: the last time may have fallen on a busy moment.
-
-        Args:
-            limit_s: how long a request may take.
-            paths: module paths of the layers.
-            questions: what is asked of them.
-            smooth: the views.
-
-        Raises:
-            InvalidParameter: with the estimate.
         """
         known = self._known(paths)
         seconds = self.estimate_s(paths, questions, smooth)
@@ -151,6 +191,31 @@ class ServedNetwork:
             estimate_s=round(seconds, 1),
             limit_s=limit_s,
         )
+
+    def _classify(self, batch: Sequence[Tensor], _pause: Pause) -> list[Seen]:
+        images = self._normalised(batch)
+        logits = self.logits(images).double().cpu()
+        return [Seen(image, scores) for image, scores in zip(images.split(1), logits, strict=True)]
+
+    def _explain(
+        self, layer_paths: tuple[str, ...], smooth: Smooth, limit_s: float, batch: Sequence[_Wanted], pause: Pause
+    ) -> list[Seen]:
+        pause()
+        splits = [self.split_at(path) for path in layer_paths]
+        for wanted in batch:
+            # Layers that were not known when the request came are judged only now.
+            self.refuse_beyond(limit_s, layer_paths, wanted.questions, smooth)
+        images = self._normalised([wanted.pixels for wanted in batch])
+        questions = [replace(q, image=number) for number, wanted in enumerate(batch) for q in wanted.questions]
+        explained = explain(splits, images, questions, smooth=smooth, pause=pause)
+        answers = iter(explained.explanations)
+        return [
+            Seen(image, logits, tuple(islice(answers, len(wanted.questions))))
+            for image, logits, wanted in zip(images.split(1), explained.logits.double().cpu(), batch, strict=True)
+        ]
+
+    def _normalised(self, pixels: Sequence[Tensor]) -> Tensor:
+        return normalise(torch.stack(list(pixels)), self.network.preprocessing, self.network.device)
 
     def _known(self, paths: Sequence[str]) -> tuple[list[SplitNetwork], list[Costs]] | None:
         found = [kept for path in paths if (kept := self._named.get(path) or self._others.get(path))]
@@ -179,3 +244,26 @@ class ServedNetwork:
         height, width = self.network.preprocessing.input_size
         noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
         return noise.to(self.network.device)
+
+
+def serve_network(spec: NetworkSpec, worker: DeviceWorker, settings: Settings) -> ServedNetwork:
+    """Loads and warms a network; blocks.
+
+    Args:
+        spec: which.
+        worker: owner of its device.
+        settings: where weights lie, and what runs the trunks.
+
+    Raises:
+        NetworkError: it cannot be loaded; the message says what to do.
+    """
+    _LOG.info("loading %s on %s", spec.name, worker.device)
+    started = time.perf_counter()
+    network = load_network(spec, worker.device, settings.weights_dir)
+    served = ServedNetwork(network, worker, settings.trunk, settings.precision)
+    worker.start(served.warm).result()
+    seconds = time.perf_counter() - started
+    _LOG.info(
+        "%s is ready: weights %s, %d classes, %.1f s", spec.name, network.weights, len(network.labels), seconds
+    )  # fmt: skip
+    return served

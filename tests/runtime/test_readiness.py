@@ -3,8 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ import torch
 from app.runtime import readiness
 from app.runtime.jobs import Kind
 from app.runtime.readiness import why_not_ready
-from app.runtime.served import ServedNetwork
 from app.runtime.worker import DeviceWorker
 
 LONG_S = 60.0
@@ -29,9 +26,6 @@ class Probed:
         self.probes += 1
         if self.error is not None:
             raise self.error
-
-    def as_served(self) -> ServedNetwork:
-        return cast(ServedNetwork, SimpleNamespace(probe=self.probe))
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def fail(worker: DeviceWorker, error: Exception) -> None:
 
 
 def reason(worker: DeviceWorker, network: Probed, longest_s: float = LONG_S) -> str | None:
-    return asyncio.run(why_not_ready(worker, network.as_served(), longest_s))
+    return asyncio.run(why_not_ready(worker, network.probe, longest_s))
 
 
 def test_a_device_that_has_just_worked_is_believed(worker: DeviceWorker) -> None:
@@ -97,8 +91,8 @@ def test_a_device_that_finishes_nothing_is_not_ready(worker: DeviceWorker) -> No
         assert await asyncio.to_thread(begun.wait, LONG_S)
         await asyncio.sleep(0.1)
         network = Probed()
-        patient = await why_not_ready(worker, network.as_served(), LONG_S)
-        impatient = await why_not_ready(worker, network.as_served(), 0.1)
+        patient = await why_not_ready(worker, network.probe, LONG_S)
+        impatient = await why_not_ready(worker, network.probe, 0.1)
         assert network.probes == 0, "a busy device is not asked for more"
         release.set()
         await job

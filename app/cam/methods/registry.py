@@ -94,8 +94,17 @@ class Method:
     parameters: tuple[str, ...]
     work: Callable[[SplitNetwork, Effort], Work]
 
+    def __reduce__(self) -> tuple[Callable[[str], "Method"], tuple[str]]:
+        """Travels between processes by its name."""
+        return _named, (self.name,)
+
 
 METHODS: dict[str, Method] = {}
+
+
+def _named(name: str) -> Method:
+    return METHODS[name]
+
 
 _Function = Callable[[Evidence], Attribution | Estimate]
 
