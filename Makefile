@@ -43,7 +43,7 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra telemetry pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra telemetry --extra dev -c requirements.lock pyproject.toml \
+		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra telemetry --extra ray --extra dev -c requirements.lock pyproject.toml \
 		-o requirements-dev.lock
 	$(WITHOUT_TORCH) requirements.lock > requirements-cpu.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

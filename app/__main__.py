@@ -1,4 +1,4 @@
-"""The command line: `python -m app serve`, `python -m app models` and `python -m app settings`."""
+"""The command line: `python -m app serve`, `evaluate`, `tables`, `models` and `settings`."""
 
 import argparse
 import logging
@@ -6,27 +6,40 @@ import os
 import sys
 from pathlib import Path
 
-from app.process import prepare_process
+from app.evaluation.arguments import add_commands, count
+from app.process import prepare_process, tune_process
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m app", description="Explains image classifiers over HTTP.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("serve", help="serve on CAM_HOST:CAM_PORT")
+    _add_serve(commands.add_parser("serve", help="serve on CAM_HOST:CAM_PORT"))
     commands.add_parser("models", help="list the networks of the catalogue")
     settings = commands.add_parser("settings", help="list the environment variables, as a table in Markdown")
     settings.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the markers of this page")
+    add_commands(commands)
     parsed = parser.parse_args(arguments)
     if parsed.command == "models":
         return _list_models()
     if parsed.command == "settings":
         return _list_settings(parsed.write)
+    # PyTorch is imported only afterwards: it looks at its environment when it is loaded.
+    if parsed.command in ("evaluate", "tables"):
+        tune_process()
+        from app.evaluation import command
+
+        return command.evaluate(parsed) if parsed.command == "evaluate" else command.tables(parsed)
     prepare_process()
-    # Imported only now: PyTorch looks at its environment when it is loaded.
     from app.serving import serve
 
-    return serve()
+    return serve(on_ray=parsed.engine == "ray", address=parsed.address, most=parsed.replicas)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", choices=("embedded", "ray"), default="embedded", help="this process, or Ray Serve")
+    parser.add_argument("--address", help="of the Ray cluster; default one on this machine")
+    parser.add_argument("--replicas", type=count, help="of each network under load, at most; default one a device")
 
 
 def _list_models() -> int:

@@ -36,15 +36,26 @@ def processors(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def prepare_process() -> None:
-    """Has the process end when it is told to, idle threads sleep, the allocator keep its pages, and files open.
+    """Has the process end when it is told to, and sets it up as `tune_process` does."""
+    # Until the server listens for it. The first process of a container does not end by itself.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    tune_process()
+
+
+def prepare_worker() -> None:
+    """Sets up a process that Ray has started; Ray would have it compute with a single thread."""
+    tune_process()
+    os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
+
+
+def tune_process() -> None:
+    """Has idle threads sleep, the allocator keep its pages, and files open.
 
     Threads of OpenMP spin for a while when they run out of work, which takes the processors from the compiled trunk,
     from the encoding of pictures and from whatever else the machine does. With glibc's default thresholds large
     tensors are mapped, cleared page by page and unmapped again for every layer, and the time of one and the same
     forward pass jumps by half. Settings that an operator has made stay.
     """
-    # Until the server listens for it. The first process of a container does not end by itself.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVES)
     if (count := processors()) < (os.cpu_count() or 1):

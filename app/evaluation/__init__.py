@@ -1,0 +1,1 @@
+"""Runs over data sets, and the tables and plots made of them."""

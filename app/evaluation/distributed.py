@@ -1,0 +1,234 @@
+"""The run on many machines: Ray Data, one job a network, its actors writing the same shards as a run on one machine.
+
+All machines see the images and the results under the same paths: a file system that they share.
+"""
+
+import logging
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import numpy as np
+
+from app.cluster.joining import ClusterError, Interrupted, join_cluster
+from app.evaluation.errors import EvaluationError
+from app.evaluation.run import FAILURES, Evaluation, Progress, evaluate_shards
+from app.evaluation.stopping import Stopped
+
+_LOG = logging.getLogger(__name__)
+
+# Actors keep their device busy, not Ray's count of processors: with none left free, a cluster that lost a node stalled.
+_ACTOR_CPUS = 0.5
+# Together in a task, so that images are read ahead across shards; few enough that all actors end together.
+_SHARDS_AT_ONCE = 4
+_TASKS_AN_ACTOR = 8
+_LOOK_EVERY_S = 1.0
+
+Batch = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
+
+
+@contextmanager
+def joined_to_ray(address: str | None) -> Iterator[None]:
+    """Joins a cluster and leaves it in the end, or starts one on this machine for as long as it takes.
+
+    Args:
+        address: host and port of a cluster that runs; None starts one.
+
+    Raises:
+        EvaluationError: Ray is not installed, or there is no such cluster.
+    """
+    try:
+        join_cluster(address, with_logs=False)
+    except ClusterError as error:
+        raise EvaluationError(str(error)) from None
+    except Interrupted:
+        raise Stopped(signal.SIGTERM) from None
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def device_on_ray(names: Sequence[str]) -> str:
+    """The device that the actors have.
+
+    Args:
+        names: what the settings ask for.
+
+    Raises:
+        EvaluationError: the cluster has none, or one of a machine's devices was named.
+    """
+    import ray
+
+    if list(names) not in (["auto"], ["cpu"], ["cuda"]):
+        raise EvaluationError("--device: with --engine ray takes auto, cpu or cuda: actors get their GPU from Ray")
+    has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
+    if names[0] == "cuda" and not has_gpus:
+        raise EvaluationError("--device: the cluster has no GPU")
+    return "cuda" if has_gpus and names[0] != "cpu" else "cpu"
+
+
+def run_on_ray(
+    evaluation: Evaluation, networks: Sequence[str], progress: Progress, *, stall_s: float
+) -> dict[str, str]:
+    """Evaluates networks one after the other on the cluster that was joined, each on all of its devices.
+
+    Args:
+        evaluation: what to do.
+        networks: their names.
+        progress: told of every shard.
+        stall_s: longest time without a shard.
+
+    Returns:
+        For each network that could not be evaluated, why.
+
+    Raises:
+        EvaluationError: the cluster fails, or nothing happens any more.
+    """
+    failures = {}
+    for name in networks:
+        if not (missing := evaluation.missing(name)):
+            continue
+        try:
+            for shard in _watched(_shards(evaluation, name, missing), stall_s, name):
+                progress(0 if shard is None else evaluation.images_of([shard]))
+        except _NetworkFailed as error:
+            _LOG.error("%s", error)
+            failures[name] = str(error)
+    return failures
+
+
+class _NetworkFailed(Exception):
+    """A network cannot be loaded by the actors, or nothing that is asked has a meaning on it."""
+
+
+class ShardActor:
+    """Holds a network on a device of some machine, and makes shards of it."""
+
+    def __init__(self, evaluation: Evaluation, network: str) -> None:
+        self._evaluation = evaluation
+        self._network = network
+        self._warnings = _Warnings()
+        # An actor that cannot be made is made again and again, and Ray tells of it as text alone.
+        self._failure = ""
+        try:
+            self._evaluator = evaluation.evaluator(network)
+            description = evaluation.describe(self._evaluator.network, self._evaluator)
+            evaluation.results().begin_network(network, description)
+        except FAILURES as error:
+            self._failure = str(error)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Makes the shards of these numbers; one that another actor has made meanwhile stays as it is.
+
+        Returns:
+            The numbers; for each why it was not made, or nothing; and what is to be told.
+        """
+        shards = batch["shard"].tolist()
+        if not self._failure:
+            try:
+                self._make(shards)
+            except FAILURES as error:
+                self._failure = str(error)
+        told = {"failure": self._failure, "warnings": "\n".join(self._warnings.take())}
+        return {**batch, **{name: np.array([text] * len(shards)) for name, text in told.items()}}
+
+    def _make(self, shards: Sequence[int]) -> None:
+        results = self._evaluation.results()
+        wanted = [shard for shard in shards if not results.has(self._network, shard)]
+        for shard, rows in evaluate_shards(self._evaluation, self._evaluator, wanted):
+            results.write(self._network, shard, rows)
+
+
+class _Warnings(logging.Handler):
+    """Keeps what this process would say, for the one that has a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines: list[str] = []
+        logging.getLogger("app").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps a line."""
+        self._lines.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        """What was said since the last time."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
+def _shards(evaluation: Evaluation, network: str, missing: Sequence[int]) -> Iterator[int]:
+    """The numbers of the shards, as they are written."""
+    import ray
+
+    has_gpu = evaluation.settings.device == ("cuda",)
+    processors = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    # One actor a GPU; without, one a machine, whose threads take all of its processors.
+    places = int(ray.cluster_resources()["GPU"]) if has_gpu else sum(count >= _ACTOR_CPUS for count in processors)
+    actors = max(1, min(len(missing), places))
+    together = min(_SHARDS_AT_ONCE, max(1, len(missing) // (actors * _TASKS_AN_ACTOR)))
+    numbers = ray.data.from_items(
+        [{"shard": number} for number in missing], override_num_blocks=-(-len(missing) // together)
+    )
+    made = numbers.map_batches(
+        ShardActor,
+        fn_constructor_args=(evaluation, network),
+        batch_size=None,
+        # As many as there are places, from the start; those that find none when a machine is lost hold up nobody.
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=_ACTOR_CPUS,
+        num_gpus=1 if has_gpu else 0,
+    )
+    told = set()
+    for row in made.iter_rows():
+        for warning in filter(None, row["warnings"].split("\n")):
+            if warning not in told:
+                told.add(warning)
+                _LOG.warning("%s", warning)
+        if row["failure"]:
+            raise _NetworkFailed(row["failure"])
+        yield row["shard"]
+
+
+def _watched(shards: Iterator[int], stall_s: float, network: str) -> Iterator[int | None]:
+    """Passes shards on, and None while none comes; gives up where that takes too long.
+
+    Raises:
+        EvaluationError: none came.
+        _NetworkFailed: the network cannot be loaded.
+    """
+    arrived: queue.Queue[int | BaseException | None] = queue.Queue()
+
+    def drain() -> None:
+        try:
+            for shard in shards:
+                arrived.put(shard)
+            arrived.put(None)
+        except BaseException as error:  # whatever a cluster can die of is told to whoever waits
+            arrived.put(error)
+
+    threading.Thread(target=drain, name="ray-shards", daemon=True).start()
+    last = time.monotonic()
+    while time.monotonic() - last < stall_s:
+        yield None
+        with suppress(queue.Empty):
+            found = arrived.get(timeout=min(_LOOK_EVERY_S, stall_s))
+            last = time.monotonic()
+            if found is None:
+                return
+            if isinstance(found, _NetworkFailed):
+                raise found
+            if isinstance(found, BaseException):
+                raise EvaluationError(f"{network}: the cluster failed: {found}")
+            yield found
+    raise EvaluationError(
+        f"{network}: the cluster has finished nothing for {stall_s:g} s; --resume goes on when it works again"
+    )

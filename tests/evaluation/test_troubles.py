@@ -1,0 +1,73 @@
+"""What an evaluation makes of networks, names and options that are not as one would wish."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation.data import EMBEDDED, rows, run
+from tests.evaluation.on_ray import OPTIONS
+
+
+def test_a_folder_that_cannot_be_written_to_is_said(many_images: Path, small_config: Path) -> None:
+    status, said = run("evaluate", "--data", many_images, "--out", small_config / "out", *OPTIONS, config=small_config)
+    assert status == 2
+    assert re.fullmatch(r"ERROR: --out: .* cannot be written to: .*\n", said)
+
+
+def test_a_second_network_can_join_and_one_that_cannot_be_loaded_holds_up_nobody(
+    many_images: Path, small_config: Path, tmp_path: Path
+) -> None:
+    options = [option if option != "small" else "vgg16,small" for option in OPTIONS]
+    status, said = run(
+        "evaluate", "--data", many_images, "--out", tmp_path / "out", *options, "--limit", 4, config=small_config,
+        weights_dir=tmp_path,
+    )  # fmt: skip
+    assert status == 1
+    assert "vgg16 was not evaluated" in said
+    assert rows(tmp_path / "out", "small").num_rows > 0
+
+
+def test_a_network_that_cannot_do_what_is_asked_holds_up_nobody(
+    many_images: Path, small_config: Path, tmp_path: Path
+) -> None:
+    """It has no such layer, or other classes than the labels name; the status says whether anything was evaluated."""
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{many_images}/0000.jpg\t285\n{many_images}/0001.jpg\ttiger cat\n")
+    common = ("--data", listed, "--methods", "gradcam", "--batch-size", 4)
+    embedded_and_small = ("--models", f"small,{EMBEDDED}", "--out", tmp_path / "labels", "--layers", "pre_gap")
+    status, said = run("evaluate", *common, *embedded_and_small, config=small_config)
+    assert status == 1
+    assert "small was not evaluated: --data: the label '285' is no class of the network" in said
+    assert rows(tmp_path / "labels", EMBEDDED)["label"].to_pylist() == [285, 282]
+    status, said = run("evaluate", *common, "--models", "small", "--out", tmp_path / "all", config=small_config)
+    assert status == 2
+    layers = ("--models", f"small,{EMBEDDED}", "--layers", "layer4", "--out", tmp_path / "layers")
+    status, said = run(
+        "evaluate", "--data", many_images, "--limit", 2, "--methods", "gradcam", *layers, config=small_config
+    )
+    assert status == 1
+    assert f"{EMBEDDED} was not evaluated: --layers: {EMBEDDED} has none of layer4" in said
+    assert rows(tmp_path / "layers", "small").num_rows == 2
+
+
+def test_names_that_are_no_text_are_written_out(many_images: Path, small_config: Path, tmp_path: Path) -> None:
+    content = (many_images / "0000.jpg").read_bytes()
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("Käse 猫.jpg".encode(), b"latin-\xe4.jpg", b"new\nline.jpg"):
+        Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_bytes(content)  # noqa: PTH118
+    status, said = run("evaluate", "--data", folder, "--out", tmp_path / "out", *OPTIONS, config=small_config)
+    assert status == 0, said
+    names = dict.fromkeys(rows(tmp_path / "out", "small")["image"].to_pylist())
+    assert sorted(names) == ["Käse 猫.jpg", "latin-\\udce4.jpg", "new\nline.jpg"]
+
+
+@pytest.mark.parametrize(
+    "option", [("--limit", 0), ("--limit", -1), ("--batch-size", 0), ("--stall", 0), ("--stall", "nan")]
+)
+def test_numbers_that_mean_nothing_are_refused(option: tuple[str, object], tmp_path: Path) -> None:
+    status, said = run("evaluate", "--data", tmp_path, "--out", tmp_path / "out", *option)
+    assert status == 2
+    assert f"argument {option[0]}: invalid number" in said
