@@ -11,13 +11,14 @@ from types import FrameType
 import uvicorn
 from pydantic import ValidationError
 
+from app.cluster.joining import ClusterError, Interrupted, join_cluster
 from app.connections import ImpatientProtocol
 from app.keys import KeysError
 from app.logs import set_up_logs
 from app.main import create_app
 from app.runtime.runtime import Runtime
 from app.settings import Settings
-from service_models import NetworkError
+from service_models import NetworkError, read_config, resolve
 
 _LOG = logging.getLogger("app")
 
@@ -70,8 +71,14 @@ def _end(limit_s: float) -> None:
     os._exit(0)
 
 
-def serve() -> int:
-    """Serves until a signal comes; returns the exit status."""
+def serve(*, on_ray: bool = False, address: str | None = None, most: int | None = None) -> int:
+    """Serves until a signal comes; returns the exit status.
+
+    Args:
+        on_ray: whether networks run in replicas on a Ray cluster.
+        address: of a cluster that runs; None starts one on this machine.
+        most: replicas of a network under load; None for as many as there are devices.
+    """
     try:
         settings = Settings()
     except ValidationError as error:
@@ -81,6 +88,8 @@ def serve() -> int:
             _LOG.error("%s: %s", name, mistake["msg"])
         return 2
     set_up_logs(settings.log_format)
+    if on_ray:
+        return _serve_on_ray(settings, address, most)
     failures: list[Exception] = []
 
     def fail(error: Exception) -> None:
@@ -98,6 +107,7 @@ def serve() -> int:
         settings.host,
         settings.port,
         http=ImpatientProtocol,
+        loop="asyncio",
         ws="none",
         log_config=None,
         access_log=False,
@@ -111,6 +121,22 @@ def serve() -> int:
     known = isinstance(failure, NetworkError | ValueError)
     _LOG.error("cannot start: %s", failure, exc_info=None if known else failure)
     return 1
+
+
+def _serve_on_ray(settings: Settings, address: str | None, most: int | None) -> int:
+    try:
+        config = read_config(settings.config) if settings.config else {}
+        for name in settings.models:
+            resolve(name, config)
+        join_cluster(address, with_logs=True)
+    except (NetworkError, ClusterError) as error:
+        _LOG.error("cannot start: %s", error)
+        return 1
+    except Interrupted:
+        return 0
+    from app.cluster.serving import serve_on_ray
+
+    return serve_on_ray(settings, ends_cluster=address is None, most=most)
 
 
 def _say_where(server: uvicorn.Server) -> None:

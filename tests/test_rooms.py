@@ -10,7 +10,9 @@ WEB = {"fastapi", "starlette", "uvicorn", "pydantic", "httpx"}
 FORBIDDEN = {
     "app/cam": WEB | {"app.api", "app.runtime", "app.imaging", "app.settings", "app.errors", "app.parameters"},
     "app/imaging": WEB | {"app.api", "app.runtime", "app.cam", "app.settings", "app.errors"},
+    "app/evaluation": (WEB - {"pydantic"}) | {"app.api", "app.errors", "app.parameters"},
     "app/runtime": {"fastapi", "starlette", "uvicorn", "app.api", "app.parameters", "app.schemas"},
+    "app/cluster": {"app.imaging", "app.evaluation", "app.cam.engine", "app.cam.methods"},
     "service_models": {"fastapi", "starlette", "uvicorn", "app"},
 }
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -73,22 +74,29 @@ def environment(**settings: object) -> dict[str, str]:
     )
 
 
-def start(env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def start(env: dict[str, str], log: Path, *options: str) -> subprocess.Popen[bytes]:
     """Starts `python -m app serve`."""
     with log.open("wb") as file:
-        return subprocess.Popen([sys.executable, "-m", "app", "serve"], cwd=ROOT, env=env, stderr=file)
+        return subprocess.Popen([sys.executable, "-m", "app", "serve", *options], cwd=ROOT, env=env, stderr=file)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 @contextmanager
-def serving(folder: Path, **settings: object) -> Iterator[Service]:
-    """Runs the service until the context ends; its socket is open, its networks may still load.
+def serving(folder: Path, *options: str, **settings: object) -> Iterator[Service]:
+    """Runs the service with these options until the context ends; its socket is open, its networks may still load.
 
     Beside the catalogue it knows lively random networks: `small`, a ResNet-18 with the ten `LABELS`; `vit`, a
     transformer of six narrow blocks that pools by class token; and `pair`, another one with two classes.
     """
     config, log = folder / "networks.toml", folder / "log.txt"
     config.write_text(_NETWORKS, encoding="utf-8")
-    process = start(environment(config=config, **settings), log)
+    process = start(environment(config=config, **settings), log, *options)
     try:
         yield Service(process, _url(process, log), log)
     finally:
@@ -103,7 +111,7 @@ def serving(folder: Path, **settings: object) -> Iterator[Service]:
 def _url(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < deadline:
-        found = re.search(r"running on (http://\S+)", log.read_text())
+        found = re.search(r"running on (http://[\w.:]+)", log.read_text())
         if found:
             return found[1]
         time.sleep(0.02)

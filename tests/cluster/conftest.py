@@ -1,0 +1,18 @@
+"""One service on Ray for all tests of this folder."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.api.conftest import chelsea, client, good
+from tests.api.serving import Service, free_port, serving
+
+__all__ = ["chelsea", "client", "good", "service"]
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder, models = tmp_path_factory.mktemp("cluster"), "tf_efficientnet_lite0,small,vit"
+    with serving(folder, "--engine", "ray", models=models, port=free_port()) as running:
+        running.wait_until_ready()
+        yield running
