@@ -18,7 +18,7 @@ from app.logs import set_up_logs
 from app.main import create_app
 from app.runtime.runtime import Runtime
 from app.settings import Settings
-from service_models import NetworkError, read_config, resolve
+from service_models import NetworkError, find_networks
 
 _LOG = logging.getLogger("app")
 
@@ -125,9 +125,7 @@ def serve(*, on_ray: bool = False, address: str | None = None, most: int | None 
 
 def _serve_on_ray(settings: Settings, address: str | None, most: int | None) -> int:
     try:
-        config = read_config(settings.config) if settings.config else {}
-        for name in settings.models:
-            resolve(name, config)
+        find_networks(settings.models, settings.config)  # a mistake shows at once, and not when all is started
         join_cluster(address, with_logs=True)
     except (NetworkError, ClusterError) as error:
         _LOG.error("cannot start: %s", error)

@@ -1,7 +1,7 @@
 """Networks: which there are, where their parameters come from, how pictures enter, what the layers are."""
 
 from service_models.catalogue import CATALOGUE
-from service_models.config import read_config
+from service_models.config import find_networks, read_config
 from service_models.errors import (
     ArchitectureError,
     ConfigError,
@@ -46,6 +46,7 @@ __all__ = [
     "UnknownNetwork",
     "WeightsError",
     "WeightsSource",
+    "find_networks",
     "grid_of",
     "infer_layers",
     "library_preprocessing",

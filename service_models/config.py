@@ -1,7 +1,7 @@
 """Reads the TOML file of further networks: a user's checkpoints, other weights, other layers."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,6 +94,21 @@ def read_config(path: Path) -> dict[str, NetworkSpec]:
     except ValidationError as error:
         raise ConfigError(_describe(path, error)) from error
     return {name: _specify(path, name, entry) for name, entry in parsed.networks.items()}
+
+
+def find_networks(names: Iterable[str], path: Path | None) -> list[NetworkSpec]:
+    """Finds the networks that names mean, those of a configuration file first.
+
+    Args:
+        names: as `resolve` takes them.
+        path: the TOML file; None where there is none.
+
+    Raises:
+        ConfigError: the file cannot be used.
+        UnknownNetwork: nothing has such a name.
+    """
+    config = read_config(path) if path else {}
+    return [resolve(name, config) for name in names]
 
 
 def _specify(path: Path, name: str, entry: _NetworkEntry) -> NetworkSpec:

@@ -17,6 +17,8 @@ _HEAD_ELEMENTS = 64 * 2048 * 7 * 7
 # Whole images. On the CPU small batches are the faster ones: their feature maps stay under the size (32 MiB) from
 # which the allocator maps, and the kernel clears, fresh pages.
 IMAGES_AT_ONCE = {"cpu": 8, "cuda": 64}
+# Chunks are made so much smaller, step by step, where a single row of work does not fit the memory.
+SMALLER = (2, 4, 8, 16, 64)
 _divisor = ContextVar("divisor", default=1)
 
 

@@ -2,15 +2,21 @@
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from app.cluster import prepare_ray, worker_environment
-
+# Read by Ray when it is imported, here and in what it starts: nothing goes out, nobody comes in without the token.
+_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "app.cluster.proxy:middlewares",
+}
 _CONNECT_S = 10.0
 
 
@@ -33,7 +39,7 @@ def join_cluster(address: str | None, *, with_logs: bool) -> None:
         ClusterError: Ray is not installed, or the cluster cannot be joined.
         Interrupted: SIGTERM came.
     """
-    prepare_ray(address)
+    _prepare(address)
     try:
         import ray
     except ImportError:
@@ -49,7 +55,7 @@ def join_cluster(address: str | None, *, with_logs: bool) -> None:
                 include_dashboard=None if address else False,
                 logging_level=logging.ERROR,
                 log_to_driver=with_logs,
-                runtime_env=worker_environment(),
+                runtime_env=_worker_environment(),
             )
     except SystemExit:
         raise Interrupted from None
@@ -58,6 +64,38 @@ def join_cluster(address: str | None, *, with_logs: bool) -> None:
         raise ClusterError(f"{where}: {error}") from None
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def _prepare(address: str | None) -> None:
+    """Turns usage statistics off and authentication by a token on, unless an operator has said otherwise.
+
+    To be called before Ray is imported.
+
+    Args:
+        address: of a cluster that runs; None where one is started.
+    """
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)
+    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Nobody else has to join: its token is nowhere on a disk.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray's C++ warns of the loss of what lies with this process itself, and calls that an error.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ["PYTHONPATH"] = _python_path()
+
+
+def _worker_environment() -> dict[str, Any]:
+    """The runtime environment of our workers: they find this package where it is not installed, and are set up."""
+    return {
+        "env_vars": {"PYTHONPATH": _python_path()},
+        "worker_process_setup_hook": "app.process.prepare_worker",
+    }
+
+
+def _python_path() -> str:
+    root = str(Path(__file__).parents[2])
+    others = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return os.pathsep.join(dict.fromkeys([root, *others]))
 
 
 def _check_address(address: str) -> None:

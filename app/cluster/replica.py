@@ -18,7 +18,7 @@ from app.runtime.jobs import Done
 from app.runtime.served import serve_network
 from app.runtime.worker import DeviceWorker
 from app.settings import Settings
-from service_models import Network, read_config, resolve
+from service_models import Network, find_networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class NetworkReplica:
             NetworkError: it cannot be loaded.
         """
         set_up_logs(settings.log_format)
-        config = read_config(settings.config) if settings.config else {}
+        (spec,) = find_networks([name], settings.config)
         set_precision(settings.precision)
         self._settings = settings
         self._worker = DeviceWorker(choose_devices(settings.device)[0])
-        self._served = serve_network(resolve(name, config), self._worker, settings)
+        self._served = serve_network(spec, self._worker, settings)
 
     async def describe(self) -> Description:
         """What the network is."""

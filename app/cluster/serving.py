@@ -82,7 +82,7 @@ def serve_on_ray(settings: Settings, *, ends_cluster: bool, most: int | None) ->
     except RuntimeError as error:
         # The last line of a traceback, or all there is.
         _LOG.error("cannot start: %s", _reason() or str(error).strip().splitlines()[-1])
-        _leave(ends_cluster=ends_cluster)
+        _leave(in_order=not ends_cluster)
         return 1
     _LOG.info("ready, running on http://%s:%d as %s of Ray Serve", settings.host, settings.port, _APP)
     stopping.wait()
@@ -91,13 +91,20 @@ def serve_on_ray(settings: Settings, *, ends_cluster: bool, most: int | None) ->
         handle.broadcast("drain").results(timeout_s=settings.drain_s)
     except TimeoutError:
         _LOG.warning("not everything was answered within %g s", settings.drain_s)
-    _leave(ends_cluster=ends_cluster)
+        _leave(in_order=not ends_cluster)
+    else:
+        # The last replies are still on their way through the proxy.
+        _leave(in_order=True)
     return 0
 
 
-def _leave(*, ends_cluster: bool) -> None:
-    if not ends_cluster:
-        # Whatever else runs on that cluster goes on.
+def _leave(*, in_order: bool) -> None:
+    """Leaves the cluster, which ends with that if it was started here; another one goes on with whatever else it runs.
+
+    Args:
+        in_order: whether Ray Serve takes the service down, which has its replicas end what they are at.
+    """
+    if in_order:
         serve.delete(_APP)
     ray.shutdown()
 

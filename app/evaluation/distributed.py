@@ -120,8 +120,7 @@ class ShardActor:
         self._failure = ""
         try:
             self._evaluator = evaluation.evaluator(network)
-            description = evaluation.describe(self._evaluator.network, self._evaluator)
-            evaluation.results().begin_network(network, description)
+            evaluation.begin_network(self._evaluator)
         except FAILURES as error:
             self._failure = str(error)
 

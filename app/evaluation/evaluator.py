@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from app.cam.acceleration import accelerate
-from app.cam.chunks import smaller_chunks
+from app.cam.chunks import SMALLER, smaller_chunks
 from app.cam.engine import check_method, explain
 from app.cam.errors import MethodError
 from app.cam.methods import METHODS
@@ -40,7 +40,6 @@ _LOG = logging.getLogger(__name__)
 
 # Data sets are trusted more than what is posted, but a header that claims a gigapixel is still a mistake.
 _MAX_PIXELS = 256_000_000
-_SMALLER = (2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +79,6 @@ class Evaluator:
         network: that is evaluated.
         paths: the module of each layer, by the layer's name.
         combinations: what is made of every image.
-        passes: how many trunks each image passes through before anything is masked: 1, unless a layer cannot be reached
-            from an earlier one.
     """
 
     def __init__(
@@ -121,7 +118,6 @@ class Evaluator:
         for split in self._splits.values():
             if isinstance(split, GraphSplit):
                 accelerate(split, engines, images, precision)
-        self.passes = self._shared.passes
 
     def split(self, layer: str) -> SplitNetwork:
         """The network split at a layer, by the layer's name."""
@@ -177,12 +173,12 @@ class Evaluator:
         """Explains pictures together, or in halves where they do not fit the device, and one in ever smaller chunks."""
         if not pictures:
             return []
-        for divisor in (1, *_SMALLER) if len(pictures) == 1 else (1,):
+        for divisor in (1, *SMALLER) if len(pictures) == 1 else (1,):
             try:
                 with smaller_chunks(divisor):
                     return list(self._explain(pictures))
             except Exception as error:
-                if not is_out_of_memory(error) or divisor == _SMALLER[-1]:
+                if not is_out_of_memory(error) or divisor == SMALLER[-1]:
                     raise
                 _LOG.warning("%d images do not fit the memory of %s", len(pictures), self.network.device)
             if self.network.device.type == "cuda":

@@ -16,12 +16,13 @@ from app.evaluation.dataset import Dataset, Item
 from app.evaluation.errors import EvaluationError
 from app.evaluation.evaluator import Evaluator, Picture, Unusable
 from app.evaluation.plan import Plan
+from app.evaluation.rows import Row
 from app.evaluation.store import Results
 from app.process import processors
 from app.runtime.devices import choose_devices, set_precision
 from app.runtime.served import engines_for
 from app.settings import Settings
-from service_models import Network, NetworkError, load_network, read_config, resolve
+from service_models import NetworkError, find_networks, load_network
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,12 +98,8 @@ class Evaluation:
         results, size = self.results(), self._shard_size
         return [number for number in range(-(-len(self.dataset.items) // size)) if not results.has(network, number)]
 
-    def evaluator(self, name: str, device: str | None = None) -> Evaluator:
+    def evaluator(self, name: str) -> Evaluator:
         """Loads a network and splits it.
-
-        Args:
-            name: of the network.
-            device: where it runs; None for that of the settings.
 
         Raises:
             NetworkError: it cannot be loaded.
@@ -110,22 +107,28 @@ class Evaluation:
         """
         settings = self.settings
         set_precision(settings.precision)
-        config = read_config(settings.config) if settings.config else {}
-        place = choose_devices((device,) if device else settings.device)[0]
-        network = load_network(resolve(name, config), place, settings.weights_dir)
+        (spec,) = find_networks([name], settings.config)
+        place = choose_devices(settings.device)[0]
+        network = load_network(spec, place, settings.weights_dir)
         boxes = Boxes(self.boxes) if self.boxes else None
         classes = self.dataset.class_indices(network.labels)
         engines = engines_for(settings.trunk, place)
         return Evaluator(network, self.plan, classes, boxes, engines, settings.precision)
 
-    def describe(self, network: Network, evaluator: Evaluator) -> dict[str, Any]:
-        """What the rows of a network depend on besides."""
-        return {
+    def begin_network(self, evaluator: Evaluator) -> None:
+        """Notes what the rows of a network depend on besides, or checks that it is still the same.
+
+        Raises:
+            ResultsError: the results are of other weights or layers.
+        """
+        network = evaluator.network
+        description = {
             "weights": network.weights,
             "preprocessing": asdict(network.preprocessing),
             "classes": len(network.labels),
             "layers": evaluator.paths,
         }
+        self.results().begin_network(network.name, description)
 
 
 def run_here(evaluation: Evaluation, networks: Sequence[str], progress: Progress) -> dict[str, str]:
@@ -154,15 +157,15 @@ def _evaluate_network(evaluation: Evaluation, name: str, progress: Progress) -> 
     if not (missing := evaluation.missing(name)):
         return
     evaluator = evaluation.evaluator(name)
+    evaluation.begin_network(evaluator)
     results = evaluation.results()
-    results.begin_network(name, evaluation.describe(evaluator.network, evaluator))
     for shard, rows in evaluate_shards(evaluation, evaluator, missing, progress):
         results.write(name, shard, rows)
 
 
 def evaluate_shards(
     evaluation: Evaluation, evaluator: Evaluator, shards: Sequence[int], progress: Progress = lambda _images: None
-) -> Iterator[tuple[int, list[Any]]]:
+) -> Iterator[tuple[int, list[Row]]]:
     """The rows of each shard, while the images of the next batches are read.
 
     Args:
@@ -184,7 +187,7 @@ def evaluate_shards(
                     return
 
         try:
-            rows: list[Any] = []
+            rows: list[Row] = []
             for number, (shard, batch) in enumerate(batches):
                 read_on()
                 rows += evaluator.evaluate([future.result() for future in waiting.popleft()])

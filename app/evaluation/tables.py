@@ -69,6 +69,16 @@ class _Block:
         key = (row.network, row.layer, row.method, row.utility)
         return next((p for p in published() if (p.network, p.layer, p.method, p.utility) == key), None)
 
+    def published_cells(self, row: Summary) -> list[str]:
+        """The paper's own figures as cells of the columns; none where it has none."""
+        paper = self.published(row)
+        return [f"{paper.figures[name]:.2f}" if name in paper.figures else "" for name in self.columns] if paper else []
+
+    @property
+    def differences(self) -> list[Difference]:
+        """Those at the layer."""
+        return [difference for difference in self.summary.differences if difference.layer == self.layer]
+
     @property
     def title(self) -> str:
         """Network, layer and what they were evaluated on."""
@@ -104,13 +114,12 @@ def to_markdown(summaries: Sequence[NetworkSummary], *, with_published: bool) ->
         for row in block.rows:
             cells = [_markdown_cell(row.figures[name], block.rank(row, name)) for name in block.columns]
             lines.append(f"| {block.name(row)} | {' | '.join(cells)} |")
-            if with_published and (paper := block.published(row)):
-                cells = [f"{paper.figures[name]:.2f}" if name in paper.figures else "" for name in block.columns]
+            if with_published and (cells := block.published_cells(row)):
                 lines.append(f"| *the paper* | {' | '.join(cells)} |")
         lines += ["", *(f"{note}.  " for note in block.notes)]
-        if differences := [d for d in block.summary.differences if d.layer == block.layer]:
+        if block.differences:
             lines += ["Paired differences on the same images:", "", f"| difference | {' | '.join(heads)} |"]
-            lines += [f"|---|{'---|' * len(heads)}", *(_markdown_difference(d, block) for d in differences), ""]
+            lines += [f"|---|{'---|' * len(heads)}", *(_markdown_difference(d, block) for d in block.differences), ""]
         if with_published and block.summary.network == "vgg16" and block.layer == "last_conv":
             lines += [VGG_NOTE, ""]
         parts.append("\n".join(lines))
@@ -132,7 +141,7 @@ def to_csv(summaries: Sequence[NetworkSummary], *, with_published: bool) -> str:
             if with_published and (paper := block.published(row)):
                 figures = {name: Figure(value, math.nan, math.nan) for name, value in paper.figures.items()}
                 writer.writerow(["paper", *start, row.utility, row.method, 50_000, *_csv_cells(figures, named)])
-        for difference in (d for d in block.summary.differences if d.layer == block.layer):
+        for difference in block.differences:
             name = f"{difference.first} minus {difference.second}"
             cells = _csv_cells(difference.figures, named)
             writer.writerow(["here", *start, difference.utility, name, block.summary.images, *cells])
@@ -155,8 +164,7 @@ def to_latex(summaries: Sequence[NetworkSummary], *, with_published: bool) -> st
         for row in block.rows:
             cells = [_latex_cell(row.figures[name], block.rank(row, name)) for name in block.columns]
             lines.append(rf"{_escaped(block.name(row))} & {' & '.join(cells)} \\")
-            if with_published and (paper := block.published(row)):
-                cells = [f"{paper.figures[name]:.2f}" if name in paper.figures else "" for name in block.columns]
+            if with_published and (cells := block.published_cells(row)):
                 lines.append(rf"\quad the paper & {' & '.join(cells)} \\")
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
         parts.append("\n".join(lines))

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -21,7 +21,7 @@ from app.runtime.readiness import why_not_ready
 from app.runtime.served import ServedNetwork, serve_network
 from app.runtime.worker import DeviceWorker
 from app.settings import Settings
-from service_models import NetworkSpec, read_config, resolve
+from service_models import find_networks
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,10 +82,7 @@ class Runtime:
             NetworkError: a network cannot be loaded; the message says what to do.
             ValueError: `CAM_DEVICE` names a device that is not there.
         """
-        config: Mapping[str, NetworkSpec] = {}
-        if self.settings.config is not None:
-            config = read_config(self.settings.config)
-        specs = [resolve(name, config) for name in self.settings.models]
+        specs = find_networks(self.settings.models, self.settings.config)
         devices = choose_devices(self.settings.device)
         set_precision(self.settings.precision)
         for device in devices:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from app.cam.chunks import Pause, smaller_chunks
+from app.cam.chunks import SMALLER, Pause, smaller_chunks
 from app.cam.errors import CamError
 from app.errors import ServiceError, WorkerFailed
 from app.runtime.devices import is_out_of_memory
@@ -22,8 +22,6 @@ _LOG = logging.getLogger(__name__)
 
 # A batch is full when it is estimated to run this long, however few its jobs: whoever comes next waits for all of it.
 _BATCH_S = 1.0
-# Chunks are made so much smaller, step by step, where a single job does not fit the memory.
-_SMALLER = (1, 2, 4, 8, 16, 64)
 
 
 class DeviceWorker:
@@ -201,7 +199,7 @@ class DeviceWorker:
 
     def _in_smaller_chunks(self, batch: list[Job]) -> Any:  # noqa: ANN401 - whatever the job asked for
         """Runs one job that does not fit the memory, in ever smaller chunks."""
-        for divisor in _SMALLER[1:]:
+        for divisor in SMALLER:
             self._free_memory()
             self._meters.halvings.labels(str(self.device)).inc()
             _LOG.warning("out of memory on %s: going on with chunks of one %dth", self.device, divisor)

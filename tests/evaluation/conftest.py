@@ -1,4 +1,4 @@
-"""What the tests on Ray share."""
+"""What an undisturbed run makes of many small images, for all that disturb one."""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.data import many, run, shards, small_network
-from tests.evaluation.on_ray import IMAGES, OPTIONS
+from tests.evaluation.data import IMAGES, OPTIONS, many, run, shards, small_network
 
 
 @pytest.fixture(scope="session")
@@ -21,12 +20,18 @@ def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def expected(many_images: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the embedded engine writes."""
-    out = tmp_path_factory.mktemp("embedded") / "out"
+def undisturbed(many_images: Path, small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the embedded engine; to be read only."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
     status, said = run("evaluate", "--data", many_images, "--out", out, *OPTIONS, config=small_config)
     assert status == 0, said
-    found = shards(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def expected(undisturbed: Path) -> dict[str, bytes]:
+    """All files that it writes."""
+    found = shards(undisturbed)
     assert len(found) == 8
     return found
 

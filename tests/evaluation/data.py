@@ -15,6 +15,9 @@ from tests.imaging.pictures import encoded, noise, photograph
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = "tf_efficientnet_lite0"
+# Eight shards of small images, some of which cannot be read.
+IMAGES = 500
+OPTIONS = ("--models", "small", "--batch-size", 4, "--methods", "gradcam,shapleycam,randomcam", "--layers", "pre_gap")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 # Egyptian cat, espresso, missile; the astronaut's suit is no class of its own.
 LABELS = {"chelsea": 285, "coffee": 967, "rocket": 657, "astronaut": 652}

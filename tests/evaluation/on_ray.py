@@ -2,20 +2,17 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.evaluation.data import ROOT, environment, shards
+from tests.processes import descendants, end
 
-# Eight shards.
-IMAGES = 500
-OPTIONS = ("--models", "small", "--batch-size", 4, "--methods", "gradcam,shapleycam,randomcam", "--layers", "pre_gap")
 DEADLINE_S = 150
 ACTOR = "ray::MapWorker"
 TOKEN = "5" * 64
@@ -70,31 +67,8 @@ def started(
             end(pid)
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """The processes below one, with their command lines."""
-    parents, lines = {}, {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                stat, line = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
-            lines[int(folder.name)] = line.replace(b"\0", b" ").decode(errors="replace")
-    found, level = {}, {pid}
-    while level:
-        level = {child for child, parent in parents.items() if parent in level and child not in found}
-        found |= {child: lines[child] for child in level}
-    return found
-
-
 def actors(pid: int) -> list[int]:
     return [child for child, line in descendants(pid).items() if line.startswith(ACTOR)]
-
-
-def end(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def wait_until(what: Callable[[], object]) -> None:

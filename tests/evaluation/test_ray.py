@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.data import ROOT, rows, shards
-from tests.evaluation.on_ray import OPTIONS, actors, descendants, end, outside, started, wait_until
+from tests.evaluation.data import OPTIONS, ROOT, rows, shards
+from tests.evaluation.on_ray import actors, outside, started, wait_until
+from tests.processes import descendants, end
 
 
 def test_ray_writes_the_same_files_and_says_nothing_of_its_own(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.data import run, shards
-from tests.evaluation.on_ray import OPTIONS, TOKEN, actors, started, two_nodes
+from tests.evaluation.data import OPTIONS, run, shards
+from tests.evaluation.on_ray import TOKEN, actors, started, two_nodes
 
 
 def test_a_cluster_of_two_nodes_shares_the_work_and_loses_one(

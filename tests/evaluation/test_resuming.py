@@ -11,30 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.evaluation.store import Results
-from tests.evaluation.data import kill, many, rows, run, shards, small_network, start
+from tests.evaluation.data import IMAGES, OPTIONS, kill, rows, run, shards, start
 
-# Eight shards.
-IMAGES = 500
-OPTIONS = ("--models", "small", "--batch-size", 4, "--methods", "gradcam,shapleycam,randomcam", "--layers", "pre_gap")
 KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return many(tmp_path_factory.mktemp("many"), IMAGES)
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_network(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    status, said = run("evaluate", "--data", data, "--out", out, *OPTIONS, config=config)
-    assert status == 0, said
-    return out
 
 
 def test_images_that_cannot_be_read_are_recorded_and_skipped(undisturbed: Path) -> None:
@@ -49,10 +28,10 @@ def test_images_that_cannot_be_read_are_recorded_and_skipped(undisturbed: Path) 
 
 
 def test_a_run_that_is_killed_twenty_times_and_resumed_gives_the_same_files(
-    data: Path, config: Path, undisturbed: Path, tmp_path: Path
+    many_images: Path, small_config: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    expected, out, chance = shards(undisturbed), tmp_path / "out", random.Random(0)
-    command = ("evaluate", "--data", data, "--out", out, *OPTIONS, "--resume")
+    out, chance = tmp_path / "out", random.Random(0)
+    command = ("evaluate", "--data", many_images, "--out", out, *OPTIONS, "--resume")
     counts = []
     for _ in range(KILLS):
         already = len(shards(out)) if out.exists() else 0
@@ -60,7 +39,7 @@ def test_a_run_that_is_killed_twenty_times_and_resumed_gives_the_same_files(
             # All is done: what is lost now is lost for good, unless it is made again.
             for path in chance.sample(sorted(out.rglob("*.parquet")), len(expected) // 2):
                 path.unlink()
-        process = start(*command, config=config)
+        process = start(*command, config=small_config)
         deadline = time.monotonic() + 120
         # Anywhere between its first breath and its last shard.
         wanted = already + chance.choice((0, 0, 1, 2))
@@ -71,7 +50,7 @@ def test_a_run_that_is_killed_twenty_times_and_resumed_gives_the_same_files(
         time.sleep(chance.random() * (3.0 if wanted == already else 0.2))
         kill(process)
         counts.append(len(shards(out)) if out.exists() else 0)
-    status, said = run(*command, config=config)
+    status, said = run(*command, config=small_config)
     assert status == 0, said
     assert shards(out) == expected
     assert len(set(counts)) > 1, "no kill fell between two shards"
@@ -79,11 +58,11 @@ def test_a_run_that_is_killed_twenty_times_and_resumed_gives_the_same_files(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_stopped_says_how_to_go_on(
-    data: Path, config: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals
+    many_images: Path, small_config: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    command = ("evaluate", "--data", data, "--out", out, *OPTIONS)
-    process = start(*command, config=config)
+    command = ("evaluate", "--data", many_images, "--out", out, *OPTIONS)
+    process = start(*command, config=small_config)
     deadline = time.monotonic() + 120
     while not (out.exists() and shards(out)):
         assert process.poll() is None
@@ -96,20 +75,20 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
     assert "Traceback" not in said
     assert not list(out.rglob(".*")), "a draft was left"
     assert 0 < len(shards(out)) < len(shards(undisturbed))
-    assert run(*command, "--resume", config=config)[0] == 0
+    assert run(*command, "--resume", config=small_config)[0] == 0
     assert shards(out) == shards(undisturbed)
 
 
 @pytest.mark.parametrize("harm", ["cut short", "empty", "zeros"])
 def test_a_file_that_is_damaged_is_told_of_and_made_again(
-    data: Path, config: Path, undisturbed: Path, tmp_path: Path, harm: str
+    many_images: Path, small_config: Path, undisturbed: Path, tmp_path: Path, harm: str
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(undisturbed, out)
     path = out / "rows" / "small" / "000003.parquet"
     content = path.read_bytes()
     path.write_bytes({"cut short": content[:-9], "empty": b"", "zeros": bytes(len(content))}[harm])
-    status, said = run("evaluate", "--data", data, "--out", out, *OPTIONS, "--resume", config=config)
+    status, said = run("evaluate", "--data", many_images, "--out", out, *OPTIONS, "--resume", config=small_config)
     assert status == 0
     assert said.count("000003.parquet is damaged, and will be made again") == 1
     assert shards(out) == shards(undisturbed)
@@ -141,9 +120,11 @@ def test_of_several_that_begin_at_once_one_describes_the_results(tmp_path: Path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]
 
 
-def test_results_are_not_gone_on_with_unless_that_is_asked_for(data: Path, config: Path, undisturbed: Path) -> None:
+def test_results_are_not_gone_on_with_unless_that_is_asked_for(
+    many_images: Path, small_config: Path, undisturbed: Path
+) -> None:
     before = shards(undisturbed)
-    status, said = run("evaluate", "--data", data, "--out", undisturbed, *OPTIONS, config=config)
+    status, said = run("evaluate", "--data", many_images, "--out", undisturbed, *OPTIONS, config=small_config)
     assert status == 2
     assert "--resume goes on" in said
     assert shards(undisturbed) == before
@@ -159,8 +140,10 @@ def test_results_are_not_gone_on_with_unless_that_is_asked_for(data: Path, confi
     ],
 )
 def test_results_of_another_evaluation_are_not_mixed_in(
-    data: Path, config: Path, undisturbed: Path, options: tuple[str, ...], name: str
+    many_images: Path, small_config: Path, undisturbed: Path, options: tuple[str, ...], name: str
 ) -> None:
-    status, said = run("evaluate", "--data", data, "--out", undisturbed, *OPTIONS, *options, "--resume", config=config)
+    status, said = run(
+        "evaluate", "--data", many_images, "--out", undisturbed, *OPTIONS, *options, "--resume", config=small_config
+    )
     assert status == 2
     assert f"belongs to another evaluation: {name} was" in said

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.data import EMBEDDED, rows, run
-from tests.evaluation.on_ray import OPTIONS
+from tests.evaluation.data import EMBEDDED, OPTIONS, rows, run
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(many_images: Path, small_config: Path) -> None:
