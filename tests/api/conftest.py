@@ -1,6 +1,7 @@
 """One running service for all tests of this folder."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,6 +24,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def client(service: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.url, timeout=120) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def document(client: httpx.Client) -> dict[str, Any]:
+    loaded = client.get("/openapi.json").json()
+    assert isinstance(loaded, dict)
+    return loaded
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.api.conftest import chelsea, client, good
+from tests.api.conftest import chelsea, client, document, good
 from tests.api.serving import Service, free_port, serving
 
-__all__ = ["chelsea", "client", "good", "service"]
+__all__ = ["chelsea", "client", "document", "good", "service"]
 
 
 @pytest.fixture(scope="session")
