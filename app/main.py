@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
-from app.api import compare, explain, health, kserve, metrics, models, open_inference, predict
+from app.api import compare, explain, health, kserve, metrics, models, open_inference, page, predict, progress
 from app.api.guard import KeyGuard
 from app.api.handlers import add_handlers
 from app.api.limits import BodyLimit
-from app.api.observing import QUIET, Observing
+from app.api.observing import Observing, is_quiet
 from app.api.openapi import install_openapi
 from app.api.security import SecurityHeaders
 from app.keys import Keys
@@ -81,10 +81,10 @@ def create_app(
             "metrics": False,
             "logs": False,
             "operation_spans": False,
-            "exclude": lambda scope: scope.get("path") in QUIET,
+            "exclude": is_quiet,
         },
     )
-    for room in (explain, compare, predict, kserve, models, open_inference, health, metrics):
+    for room in (explain, compare, predict, progress, kserve, models, open_inference, page, health, metrics):
         app.include_router(room.router)
     _add_middleware(app, settings, held)
     add_handlers(app)
@@ -103,7 +103,7 @@ def _add_middleware(app: FastAPI, settings: Settings, runtime: Runtime) -> None:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
-            expose_headers=["X-Explanation", "X-Request-ID", "Server-Timing", "Retry-After"],
+            expose_headers=["X-Explanation", "X-Sheet", "X-Request-ID", "Server-Timing", "Retry-After"],
         )
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Observing, meters=runtime.meters)

@@ -1,5 +1,7 @@
 """The replies, to the letter of the wire contract (docs/api.md)."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 
@@ -170,6 +172,20 @@ class CompareReply(BaseModel):
     )
     sheet: Png
     timing_ms: Timing
+
+
+class ProgressReply(BaseModel):
+    """How far a request is."""
+
+    request_id: str
+    state: Literal["unknown", "waiting", "running"] = Field(
+        description="`unknown` unless it is in flight; `running` from when the device begins with it"
+    )
+    waited_s: float | None = Field(description="from when it was let in until the device began, or until now")
+    running_s: float | None = Field(description="since the device began; null while it waits")
+    estimate_s: float | None = Field(
+        description="how long the device is estimated to need for it; null as long as nothing is known of it"
+    )
 
 
 class ErrorReply(BaseModel):

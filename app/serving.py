@@ -145,7 +145,7 @@ def _say_where(server: uvicorn.Server) -> None:
     host = f"[{server.config.host}]" if ":" in server.config.host else server.config.host
     url = f"http://{host}:{port}"
     _LOG.info(
-        "ready. The API page: %s/docs; a first picture: "
+        "ready. The page: %s; a first picture: "
         "curl -F image=@photo.jpg -H 'Accept: image/png' %s/v1/explain -o overlay.png",
         url,
         url,

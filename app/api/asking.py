@@ -11,7 +11,7 @@ from app.cam.questions import Question, Target
 from app.cam.utilities import UTILITIES
 from app.errors import InvalidParameter
 from app.parameters import ExplanationParameters
-from app.runtime.backend import Backend
+from app.runtime.backend import Backend, Begun, nobody_asks
 from app.runtime.decoding import Reading
 from app.runtime.pipeline import Answer, explain_layers
 from app.settings import Settings
@@ -33,8 +33,8 @@ class Asked:
     parameters: ExplanationParameters
     limit_s: float
 
-    async def explain(self, served: Backend, seen: Reading) -> Answer:
-        """Asks the network."""
+    async def explain(self, served: Backend, seen: Reading, begun: Begun = nobody_asks) -> Answer:
+        """Asks the network; `begun` is called when the device begins."""
         return await explain_layers(
             served,
             seen,
@@ -42,6 +42,7 @@ class Asked:
             self.questions,
             smooth=self.parameters.smooth,
             limit_s=self.limit_s,
+            begun=begun,
         )
 
 

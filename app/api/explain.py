@@ -7,10 +7,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.api.asking import ask
 from app.api.body import read_body, validate
-from app.api.context import admitted, runtime_of
+from app.api.context import runtime_of
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
 from app.api.pictures import Pictures
+from app.api.progress import followed
 from app.api.record import account
 from app.api.replies import Clock, explain_reply, header_of
 from app.parameters import ExplainParameters
@@ -62,10 +63,10 @@ async def explain(
     overlays = len(asked.questions)
 
     async with (
-        admitted(request),
+        followed(request) as progress,
         see(runtime, served.network, body.image, parameters.fit, max_side, overlays=overlays) as seen,
     ):
-        answer = await asked.explain(served, seen)
+        answer = await asked.explain(served, seen, progress.begin)
 
         def render() -> tuple[Response, Timing]:
             pictures = Pictures()

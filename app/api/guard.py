@@ -5,11 +5,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.handlers import respond
+from app.api.page import FILES
 from app.api.record import record_of
 from app.errors import Unauthorized
 from app.keys import Keys
 
-# Probes know no keys; the front door says no more than that the service is alive.
+# Probes know no keys. The page at the front door asks for one; its own files are the same in every installation.
 _OPEN = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 
 
@@ -48,4 +49,4 @@ class KeyGuard:
 
 def _is_open(scope: Scope) -> bool:
     path = scope["path"]
-    return path in _OPEN or (path == "/" and scope["method"] == "GET")
+    return path in _OPEN or (scope["method"] == "GET" and (path == "/" or path.startswith(FILES)))

@@ -15,13 +15,22 @@ from app.runtime.meters import Meters
 
 _LOG = logging.getLogger("app.access")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Asked every few seconds; in the log they would hide the rest.
-QUIET = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+# Routes that are asked every few seconds; in the log they would hide the rest.
+_PROGRESS = "/v1/requests/"
+QUIET = frozenset(
+    {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", _PROGRESS + "{request_id:path}"}
+)
 _LONGEST_PATH = 200
 # A caller who hung up before the answer, as nginx writes it.
 _HUNG_UP = 499
+
+
+def is_quiet(scope: Scope) -> bool:
+    """Whether a request asks one of these, judged by its path before its route is known."""
+    path: str = scope.get("path", "")
+    return path in QUIET or path.startswith(_PROGRESS)
 
 
 class Observing:
@@ -92,4 +101,4 @@ class Observing:
 def _request_id(headers: Headers) -> str:
     """The caller's, where it can stand in a header and in a log; else a new one."""
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given if REQUEST_ID.fullmatch(given) else uuid4().hex

@@ -210,7 +210,7 @@ def install_openapi(app: FastAPI, settings: Settings) -> None:
 
 def _tidy(document: dict[str, Any], settings: Settings) -> None:
     """Fills in parts of paths for the API page, and takes out the errors of FastAPI itself, which never come."""
-    examples = {"name": settings.models[0], "version": VERSION}
+    examples = {"name": settings.models[0], "version": VERSION, "request_id": "order-66"}
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         for parameter in operation.get("parameters", []):
             if parameter["in"] == "path":

@@ -12,6 +12,7 @@ _PAGE = (
     "default-src 'none'; connect-src 'self'; font-src 'self'; img-src 'self' data: blob:; style-src 'self' "
     "'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; script-src 'self'"
 )
+_NOT_MODIFIED = 304
 _INLINE = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -37,7 +38,9 @@ class SecurityHeaders:
                 if headers.get("content-type", "").startswith("text/html"):
                     held.append(message)
                     return
-                headers["Content-Security-Policy"] = _NOTHING
+                # "Not modified" would put it in the place of the policy that the page came with.
+                if message["status"] != _NOT_MODIFIED:
+                    headers["Content-Security-Policy"] = _NOTHING
             if not held:
                 await send(message)
                 return

@@ -13,7 +13,7 @@ from app.cam.questions import Question
 from app.cam.views import Smooth
 from app.cluster.replica import Description, Refusal
 from app.errors import WorkerFailed
-from app.runtime.backend import Backend, Pixels, Seen
+from app.runtime.backend import Backend, Begun, Pixels, Seen, nobody_asks
 from app.runtime.jobs import Done
 from app.runtime.runtime import Runtime
 from app.settings import Settings
@@ -40,9 +40,16 @@ class RemoteNetwork(Backend):
         return await self._ask("classify", pixels)
 
     async def explain(
-        self, pixels: Pixels, paths: tuple[str, ...], questions: Sequence[Question], smooth: Smooth, limit_s: float
+        self,
+        pixels: Pixels,
+        paths: tuple[str, ...],
+        questions: Sequence[Question],
+        smooth: Smooth,
+        limit_s: float,
+        begun: Begun = nobody_asks,
     ) -> Done[Seen]:
-        """See `Backend`."""
+        """See `Backend`; it has begun when a replica is asked, and only that one could estimate it."""
+        begun(None)
         return await self._ask("explain", pixels, paths, questions, smooth, limit_s)
 
     def refuse_beyond(

@@ -54,6 +54,31 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the pictures lie in a sheet; all but the counts in px, from the sheet's top left corner.
+
+    Attributes:
+        rows: how many there are.
+        columns: how many there are.
+        left: of the first picture.
+        top: of the first picture.
+        width: of each picture.
+        height: of each picture.
+        across: from one picture to the next in its row.
+        down: from one picture to the next in its column.
+    """
+
+    rows: int
+    columns: int
+    left: int
+    top: int
+    width: int
+    height: int
+    across: int
+    down: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """Where everything lies, in px; (0, 0) is the sheet's top left corner."""
 
@@ -107,6 +132,12 @@ class _Plan:
     def top(self, row: int) -> int:
         return self.header_bottom + self.gap // 2 + row * (self.row_height + self.gap)
 
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Left and top of a picture, which lies in the middle of its place."""
+        width, height = self.picture_size
+        left = self.left(column) + (self.column_width - width) // 2
+        return left, self.top(row) + (self.row_height - height - self.caption) // 2
+
 
 def sheet_size(picture_size: tuple[int, int], rows: int, columns: Sequence[str], *, title: str = "") -> tuple[int, int]:
     """Computes how large a contact sheet will be, before there are pictures and labels.
@@ -124,6 +155,13 @@ def sheet_size(picture_size: tuple[int, int], rows: int, columns: Sequence[str],
         ValueError: there is no row or no column, or a picture without pixels.
     """
     return _plan(picture_size, rows, columns, title).size
+
+
+def sheet_layout(picture_size: tuple[int, int], rows: int, columns: Sequence[str], *, title: str = "") -> Layout:
+    """Computes where a contact sheet will have its pictures; arguments and errors are those of `sheet_size`."""
+    plan = _plan(picture_size, rows, columns, title)
+    (left, top), (right, below) = plan.corner(0, 0), plan.corner(1, 1)
+    return Layout(rows, len(columns), left, top, *picture_size, right - left, below - top)
 
 
 def contact_sheet(
@@ -196,8 +234,7 @@ def _put_label(sheet: npt.NDArray[np.uint8], label: str, plan: _Plan, row: int) 
 
 def _put_cell(sheet: npt.NDArray[np.uint8], cell: Cell, plan: _Plan, row: int, column: int) -> None:
     width, height = plan.picture_size
-    left = plan.left(column) + (plan.column_width - width) // 2
-    top = plan.top(row) + (plan.row_height - height - plan.caption) // 2
+    left, top = plan.corner(row, column)
     _put(sheet, cell.picture, left, top)
     em, padding = round(_NOTE_EM * plan.em), round(_NOTE_PADDING_EM * plan.em)
     font, room = _font(em), plan.column_width if plan.caption else width

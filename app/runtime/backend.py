@@ -1,7 +1,7 @@
 """What requests need of a network, wherever it runs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,12 @@ from app.runtime.jobs import Done
 from service_models import Network
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+# Told, on any thread, when the device begins, and how many seconds it is estimated to need, where that is known.
+Begun = Callable[[float | None], None]
+
+
+def nobody_asks(_estimate_s: float | None) -> None:
+    """Is told, and does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class Backend(ABC):
         questions: Sequence[Question],
         smooth: Smooth,
         limit_s: float,
+        begun: Begun = nobody_asks,
     ) -> Done[Seen]:
         """Runs the network and explains it at one layer, or at several together.
 
@@ -73,6 +80,7 @@ class Backend(ABC):
             questions: about image 0.
             smooth: over which views attributions are averaged.
             limit_s: what is estimated to take longer is refused.
+            begun: called when the device begins; again where the batch fails and its half is begun.
 
         Raises:
             CamError: a layer, a method or a target cannot be used.

@@ -11,7 +11,7 @@ from app.cam.questions import Explanation, Question, image_seed
 from app.cam.views import Smooth
 from app.imaging.reading import Order
 from app.imaging.view import Fit
-from app.runtime.backend import Backend, Seen
+from app.runtime.backend import Backend, Begun, Seen, nobody_asks
 from app.runtime.decoding import Reading
 from app.runtime.jobs import Done
 from app.runtime.runtime import Runtime
@@ -76,6 +76,7 @@ async def explain_layers(
     *,
     smooth: Smooth,
     limit_s: float,
+    begun: Begun = nobody_asks,
 ) -> Answer:
     """Runs the network and explains it at one layer, or at several together.
 
@@ -86,13 +87,15 @@ async def explain_layers(
         questions: about image 0; their seeds are the caller's, and are combined with the picture's digest.
         smooth: over which views attributions are averaged.
         limit_s: what is estimated to take longer is refused.
+        begun: called when the device begins; see `Backend.explain`.
 
     Raises:
         CamError: a layer, a method or a target cannot be used.
         InvalidParameter: it would take too long.
     """
     asked = [replace(question, seed=image_seed(question.seed, seen.digest)) for question in questions]
-    return _answer(served, seen, await served.explain(seen.picture.pixels, layer_paths, asked, smooth, limit_s))
+    done = await served.explain(seen.picture.pixels, layer_paths, asked, smooth, limit_s, begun)
+    return _answer(served, seen, done)
 
 
 def _answer(served: Backend, seen: Reading, done: Done[Seen]) -> Answer:

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from app.errors import Draining, NotReady, QueueFull, Timeout, UnknownModel
@@ -17,6 +17,7 @@ from app.runtime.decoding import Decoders
 from app.runtime.devices import choose_devices, set_precision
 from app.runtime.memory import Trimmer, trim
 from app.runtime.meters import Meters
+from app.runtime.progress import Progress
 from app.runtime.readiness import why_not_ready
 from app.runtime.served import ServedNetwork, serve_network
 from app.runtime.worker import DeviceWorker
@@ -65,6 +66,7 @@ class Runtime:
         self.calls_of_many = asyncio.Semaphore(_CALLS_OF_MANY)
         self._helpers = ThreadPoolExecutor(count, thread_name_prefix="helper")
         self.in_flight = 0
+        self._followed: list[Progress] = []
         self._answered = asyncio.Event()
         self._trimmer = Trimmer()
         self._between_answers_s = 0.0
@@ -170,6 +172,20 @@ class Runtime:
                 self._answered.set()
                 if self._trimmer.is_due():
                     self._helpers.submit(self._trimmer.run)
+
+    @contextmanager
+    def following(self, request_id: str) -> Iterator[Progress]:
+        """Has `progress_of` know a request until the context ends."""
+        progress = Progress(request_id)
+        self._followed.append(progress)
+        try:
+            yield progress
+        finally:
+            self._followed.remove(progress)
+
+    def progress_of(self, request_id: str) -> Progress | None:
+        """How far a request is; the last one's where several have this id, None where none has."""
+        return next((kept for kept in reversed(self._followed) if kept.request_id == request_id), None)
 
     async def drain(self) -> None:
         """Takes no more requests, and returns when all that were accepted are answered."""

@@ -26,7 +26,7 @@ from app.cam.utilities import UTILITIES
 from app.cam.views import Smooth, view_count
 from app.errors import InvalidParameter
 from app.imaging.tensors import normalise
-from app.runtime.backend import Backend, Pixels, Seen
+from app.runtime.backend import Backend, Begun, Pixels, Seen, nobody_asks
 from app.runtime.jobs import Done, Kind
 from app.runtime.readiness import why_not_ready
 from app.runtime.worker import DeviceWorker
@@ -62,6 +62,7 @@ class _Wanted:
 
     pixels: Tensor
     questions: Sequence[Question]
+    begun: Begun
 
 
 class ServedNetwork(Backend):
@@ -99,6 +100,7 @@ class ServedNetwork(Backend):
         questions: Sequence[Question],
         smooth: Smooth,
         limit_s: float,
+        begun: Begun = nobody_asks,
     ) -> Done[Seen]:
         """See `Backend`.
 
@@ -114,7 +116,7 @@ class ServedNetwork(Backend):
             self.images_at_once(smooth),
             is_long,
         )
-        return await self.worker.run(kind, _Wanted(torch.from_numpy(pixels), questions), estimate or 0.0)
+        return await self.worker.run(kind, _Wanted(torch.from_numpy(pixels), questions, begun), estimate or 0.0)
 
     async def why_not_ready(self, longest_s: float) -> str | None:
         """See `Backend`."""
@@ -205,6 +207,7 @@ class ServedNetwork(Backend):
         for wanted in batch:
             # Layers that were not known when the request came are judged only now.
             self.refuse_beyond(limit_s, layer_paths, wanted.questions, smooth)
+            wanted.begun(self.estimate_s(layer_paths, wanted.questions, smooth))
         images = self._normalised([wanted.pixels for wanted in batch])
         questions = [replace(q, image=number) for number, wanted in enumerate(batch) for q in wanted.questions]
         explained = explain(splits, images, questions, smooth=smooth, pause=pause)

@@ -1,6 +1,7 @@
 """POST /v1/compare: explanations side by side, each as /v1/explain gives it alone."""
 
 import base64
+import json
 from io import BytesIO
 from itertools import product
 from typing import Any
@@ -144,6 +145,30 @@ def test_the_sheet_is_written_on_and_only_metrics_write_on_its_pictures(
     (top, left), *_ = places(plain, overlay[0])
     assert plain[:top, left:].min() < 128
     assert plain[top:, : left - 1].min() < 128
+
+
+@pytest.mark.parametrize("accept", ["application/json", "image/png"])
+@pytest.mark.parametrize("max_side", [256, 64])
+def test_x_sheet_says_where_the_overlays_lie_that_explain_answers(
+    client: httpx.Client, chelsea: bytes, max_side: int, accept: str
+) -> None:
+    drawn: dict[str, Any] = {"max_side": max_side, "colormap": "viridis", "alpha": 0.7, "metrics": "false"}
+    reply = client.post("/v1/compare", data=FIELDS | drawn, files={"image": chelsea}, headers={"accept": accept})
+    file = reply.content if accept == "image/png" else base64.b64decode(reply.json()["sheet"]["b64"])
+    sheet = np.asarray(Image.open(BytesIO(file), formats=["PNG"]))
+    assert " " not in reply.headers["x-sheet"]
+    layout = json.loads(reply.headers["x-sheet"])
+    assert list(layout) == ["rows", "columns", "left", "top", "width", "height", "across", "down"]
+    assert (layout["rows"], layout["columns"]) == (len(TARGETS), len(METHODS) * len(UTILITIES))
+    for number, (target, method, utility) in enumerate(CELLS):
+        asked = {"layer": "last_conv", "target": target, "method": method, "utility": utility, "include": "overlay"}
+        overlay = pixels(ask_one(client, chelsea, **asked, **drawn)["overlay"])
+        row, column = divmod(number, layout["columns"])
+        top, left = layout["top"] + row * layout["down"], layout["left"] + column * layout["across"]
+        cell = sheet[top : top + layout["height"], left : left + layout["width"]]
+        assert cell.shape == overlay.shape
+        # A batch of other length may round a level of a colour differently.
+        assert np.abs(cell.astype(int) - overlay).max() <= 2
 
 
 def test_accept_png_answers_the_sheet_itself(client: httpx.Client, chelsea: bytes, bare: dict[str, Any]) -> None:

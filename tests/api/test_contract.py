@@ -96,6 +96,7 @@ def test_every_key_of_a_reply_is_documented_in_both_directions(document: dict[st
     explanation = documented("The reply in JSON", "key of an explanation")
     assert sorted(explanation) == sorted(schemas["ExplanationReply"]["properties"])
     assert documented("Fidelity", "key of `fidelity`") == list(schemas["FidelityReply"]["properties"])
+    assert documented("Requests in flight", "key of a request") == list(schemas["ProgressReply"]["properties"])
     comparison = documented("POST /v1/compare", "key of a comparison")
     assert set(reply) | set(comparison) == set(schemas["CompareReply"]["properties"])
     assert set(comparison) - set(reply) == {"sheet"}

@@ -58,12 +58,19 @@ def test_probes_need_no_key(stranger: httpx.Client, path: str) -> None:
     assert stranger.get(path).status_code == 200
 
 
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+def test_the_page_and_its_files_need_none(stranger: httpx.Client, accept: str) -> None:
+    for path in ("/", "/page/main.js", "/page/examples/coffee.jpg"):
+        assert stranger.get(path, headers={"Accept": accept}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
         ("POST", "/v1/explain"),
         ("POST", "/v1/models/small:explain"),
         ("GET", "/v1/models"),
+        ("GET", "/v1/requests/order-66"),
         ("GET", "/v2"),
         ("GET", "/metrics"),
         ("GET", "/docs"),
@@ -72,6 +79,9 @@ def test_probes_need_no_key(stranger: httpx.Client, path: str) -> None:
         ("GET", "/livez/"),
         ("GET", "/livez/../metrics"),
         ("POST", "/"),
+        ("POST", "/page/main.js"),
+        ("GET", "/page"),
+        ("GET", "/pages"),
         ("OPTIONS", "/v1/explain"),
     ],
 )
@@ -164,7 +174,7 @@ def test_pages_of_the_named_origin_may_call(stranger: httpx.Client, caller: http
     assert "authorization" in reply.headers["access-control-allow-headers"].lower()
     reply = caller.get("/v1/models", headers={"Origin": PAGE})
     assert reply.headers["access-control-allow-origin"] == PAGE
-    assert "X-Explanation" in reply.headers["access-control-expose-headers"]
+    assert {"X-Explanation", "X-Sheet"} <= set(reply.headers["access-control-expose-headers"].split(", "))
     refused = stranger.get("/v1/models", headers={"Origin": PAGE})
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == PAGE, "the page could not read the error"
@@ -194,6 +204,14 @@ def test_a_request_is_one_trace_with_its_stages(caller: httpx.Client, chelsea: b
         assert lasted_ms == pytest.approx(timing[stage], abs=0.01)
         assert server.start_time_unix_nano <= span.start_time_unix_nano
         assert {item.key: item.value.string_value for item in span.attributes}["cam.model"] == "small"
+
+
+def test_questions_about_requests_make_no_spans(caller: httpx.Client, collector: Collector) -> None:
+    trace = TRACE[::-1]
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    for path in ("/v1/requests/order-66", "/v1/models"):
+        caller.get(path, headers=headers)
+    assert set(collector.trace(trace, "GET /v1/models")) == {"GET /v1/models"}
 
 
 def test_log_lines_carry_the_trace(guarded: Service, caller: httpx.Client) -> None:

@@ -151,8 +151,9 @@ def test_the_front_door_tells_programs_that_the_service_is_alive(client: httpx.C
         assert (response.status_code, response.json()) == (200, {"status": "alive"})
 
 
-def test_the_front_door_leads_browsers_to_the_api_page(client: httpx.Client) -> None:
-    response = client.get("/", headers={"accept": BROWSER}, follow_redirects=True)
+def test_the_front_door_answers_browsers_with_the_page(client: httpx.Client) -> None:
+    response = client.get("/", headers={"accept": BROWSER})
     assert response.status_code == 200
-    assert response.url.path == "/docs"
     assert response.headers["content-type"].startswith("text/html")
+    assert response.headers["vary"] == "Accept"
+    assert "<title>Why did the network say that?" in response.text

@@ -44,7 +44,7 @@ def test_while_networks_load_the_service_is_alive_and_not_ready(loading: Service
     with httpx.Client(base_url=loading.url) as client:
         assert client.get("/v1/models/tf_efficientnet_lite0").json()["ready"] is True
         assert client.get("/readyz").json() == {"status": "ready"}
-    assert "http://127.0.0.1:" in loading.log.read_text().split("ready. The API page: ")[1]
+    assert "http://127.0.0.1:" in loading.log.read_text().split("ready. The page: ")[1]
 
 
 def test_the_limits_that_an_operator_sets_hold(loading: Service) -> None:
@@ -125,7 +125,7 @@ def test_a_network_that_cannot_be_loaded_ends_the_service_with_its_reason(
     said = [json.loads(line) for line in terminal.splitlines() if line.startswith("{")]
     assert FAILURES[name][1] in "".join(line["message"] for line in said if line["level"] == "ERROR")
     assert "Traceback" not in terminal
-    assert "The API page" not in terminal
+    assert "The page: " not in terminal
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,4 @@ def test_a_port_that_is_taken_is_said(service: Service, tmp_path: Path) -> None:
     assert start(environment(port=port), log).wait(90) > 0
     assert "address already in use" in log.read_text()
     assert "Traceback" not in log.read_text()
-    assert "The API page" not in log.read_text()
+    assert "The page: " not in log.read_text()

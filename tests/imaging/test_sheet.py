@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.imaging.sheet import Cell, contact_sheet, sheet_size
+from app.imaging.sheet import Cell, contact_sheet, sheet_layout, sheet_size
 from tests.imaging.pictures import UInt8, noise
 
 SIZES = [(256, 171), (171, 256), (256, 13), (13, 256), (1, 1), (1, 20), (20, 1), (64, 64), (112, 48), (1024, 288)]
@@ -122,6 +122,22 @@ def test_every_picture_appears_pixel_for_pixel_in_its_row_and_column(
     assert (tops == tops[:, :1]).all()
     assert (np.diff(lefts, axis=1) > size[0]).all()
     assert (np.diff(tops, axis=0) > size[1]).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("rows", "columns"), TABLES)
+@pytest.mark.parametrize("title", ["", "any_name_" * 60])
+def test_the_layout_says_where_every_picture_will_lie(
+    size: tuple[int, int], rows: int, columns: int, title: str
+) -> None:
+    cells, headers = table(size, rows, columns), ["a\nb\nc", *["x" * 90] * (columns - 1)]
+    layout = sheet_layout(size, rows, headers, title=title)
+    assert (layout.rows, layout.columns, layout.width, layout.height) == (rows, columns, *size)
+    sheet = contact_sheet(cells, headers, ["tiger cat"] * rows, title=title)
+    for row, line in enumerate(cells):
+        for column, cell in enumerate(line):
+            top, left = layout.top + row * layout.down, layout.left + column * layout.across
+            np.testing.assert_array_equal(sheet[top : top + size[1], left : left + size[0]], cell.picture)
 
 
 @pytest.mark.parametrize("size", SIZES)

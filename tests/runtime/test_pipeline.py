@@ -13,6 +13,7 @@ from app.cam.chunks import images_at_once
 from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.utilities import UTILITIES
+from app.runtime.backend import Begun, nobody_asks
 from app.runtime.decoding import Reading
 from app.runtime.jobs import Kind
 from app.runtime.pipeline import Answer, explain_layers, see
@@ -54,9 +55,9 @@ async def seen_by(served: ServedNetwork) -> AsyncIterator[Reading]:
         runtime.close()
 
 
-async def score(served: ServedNetwork, seen: Reading) -> Answer:
+async def score(served: ServedNetwork, seen: Reading, begun: Begun = nobody_asks) -> Answer:
     (layer,) = served.network.layers.values()
-    return await explain_layers(served, seen, (layer,), [SCORECAM], smooth="none", limit_s=float("inf"))
+    return await explain_layers(served, seen, (layer,), [SCORECAM], smooth="none", limit_s=float("inf"), begun=begun)
 
 
 class Batches:
@@ -87,6 +88,22 @@ def test_scorecam_shows_the_network_every_channel_where_somebody_waits(served: S
         answer = asyncio.run(ask())
     assert answer.explanations[0].forward_passes == 1 + CHANNELS
     assert batches.count == 1 + CHANNELS // images_at_once(answer.images)
+
+
+def test_who_asks_is_told_on_the_devices_thread_when_it_begins_and_what_it_is_estimated_to_take(
+    served: ServedNetwork,
+) -> None:
+    told: list[tuple[float | None, str, int]] = []
+
+    async def ask() -> None:
+        async with seen_by(served) as seen:
+            with Batches(served.network.model) as batches:
+                await score(served, seen, lambda s: told.append((s, threading.current_thread().name, batches.count)))
+
+    asyncio.run(ask())
+    (layer,) = served.network.layers.values()
+    assert told == [(served.estimate_s((layer,), [SCORECAM], "none"), "device-cpu", 0)]
+    assert told[0][0] is not None
 
 
 def test_a_job_that_nobody_waits_for_any_more_ends_with_the_batch_that_it_is_at(served: ServedNetwork) -> None:
