@@ -4,10 +4,11 @@ import { announce, byId, element, oneDecimal, percent } from "./dom.js";
 import { FIGURES } from "./results.js";
 import { requestFields } from "./settings.js";
 import { drawSheet } from "./sheet.js";
-import { decoded } from "./stage.js";
 
 const MOST_CELLS = 64;
 const MOST_TARGETS = 5;
+// A browser has read a file by then that it is to save.
+const KEPT_MS = 60_000;
 // What the paper's figures lay side by side.
 const PRESETS = [
   ["Methods", { methods: ["gradcam", "hirescam", "gradcam-e", "layercam", "xgradcam", "gradcam++", "shapleycam", "shapleycam-h", "shapleycam-e", "randomcam"] }],
@@ -22,7 +23,7 @@ export class Compare {
   #predictions = [];
 
   /**
-   * @param run asks for a comparison, and calls a function with {reply, headers} and what was asked
+   * @param run asks for a comparison, and calls a function with {reply, headers}, its sheet and what was asked
    * @param open shows one explanation of it by itself
    */
   constructor(settings, choices, run, open) {
@@ -145,14 +146,13 @@ export class Compare {
 
   #submit(event) {
     event.preventDefault();
-    return this.run((answer, asked) => this.#take(answer, asked));
+    return this.run((answer, sheet, asked) => this.#take(answer, sheet, asked));
   }
 
-  async #take({ reply, headers }, asked) {
+  #take({ reply, headers }, sheet, asked) {
     const layout = headers.get("X-Sheet");
     if (!layout) throw new Error("The reply has lost its header X-Sheet on the way");
     const grid = JSON.parse(layout);
-    const sheet = await decoded(reply.sheet);
     this.#asked = asked;
     this.#cells = reply.explanations.map((explanation, at) => ({
       explanation,
@@ -226,12 +226,17 @@ export class Compare {
 
   /** As asked, the service's own sheet; in another order, the same pictures drawn anew. */
   async #download(reply, sheet, rows, order) {
-    const href = order === "none"
-      ? `data:${reply.sheet.media_type};base64,${reply.sheet.b64}`
-      : (await drawSheet(sheet, rows, reply)).toDataURL("image/png");
+    const drawn = () => new Promise((resolve) => drawSheet(sheet, rows, reply).toBlob(resolve, "image/png"));
+    const file = order === "none" ? fileOf(reply.sheet) : await drawn();
+    // Of data: addresses browsers save only short ones.
+    const href = URL.createObjectURL(file);
     element("a", { href, download: "comparison.png" }).click();
+    setTimeout(() => URL.revokeObjectURL(href), KEPT_MS);
   }
 }
+
+const fileOf = ({ media_type: type, b64 }) =>
+  new Blob([Uint8Array.from(atob(b64), (character) => character.charCodeAt(0))], { type });
 
 const figure = (value) => (value === null || value === undefined ? "undefined" : oneDecimal(value));
 

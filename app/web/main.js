@@ -10,7 +10,7 @@ import { Notice } from "./notice.js";
 import { example, showName, wirePictures } from "./picture.js";
 import { clearResults, showFigures, showPredictions } from "./results.js";
 import { DEFAULTS, Settings, fromLink, requestFields } from "./settings.js";
-import { Stage } from "./stage.js";
+import { Stage, decoded } from "./stage.js";
 import { wireTheme } from "./theme.js";
 
 // What makes an explanation another one; the rest is drawn here.
@@ -201,7 +201,10 @@ async function runComparison(show) {
   try {
     await describe(watched(controller));
     const fields = fieldsOf("compare");
-    await show(await client.post("v1/compare", picture, fields, watched(controller)), JSON.stringify(fields));
+    const answer = await client.post("v1/compare", picture, fields, watched(controller));
+    const sheet = await decoded(answer.reply.sheet);
+    if (controller.signal.aborted) return;
+    show(answer, sheet, JSON.stringify(fields));
     notice.clear();
   } catch (error) {
     fail(controller, error, () => runComparison(show));

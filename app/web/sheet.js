@@ -12,7 +12,7 @@ const LEAST_WIDTH = 150;
  * @param reply of the comparison
  * @returns a canvas
  */
-export async function drawSheet(sheet, rows, reply) {
+export function drawSheet(sheet, rows, reply) {
   const { width, height } = rows[0][0];
   const across = Math.max(width, LEAST_WIDTH) + GAP;
   const caption = 3 * LINE;
