@@ -1,6 +1,7 @@
 # The service with its pinned, hashed dependencies, run by an ordinary user on a file system it cannot write to.
 # TORCH=cuda (the default) uses a GPU where the host has one and the processor otherwise. TORCH=cpu leaves CUDA out and
 # takes PyTorch from TORCH_INDEX, the address of a package index that has builds for the processor alone.
+# TRANSFORMERS=yes adds the library that networks of Hugging Face need.
 ARG PYTHON=3.12
 ARG TORCH=cuda
 
@@ -40,6 +41,12 @@ FROM builder AS others
 COPY --from=locks /build/others.lock .
 # The list is complete but for OpenVINO's telemetry, which is not wanted.
 RUN python -m pip --python /opt/venv/bin/python install --require-hashes -r others.lock
+# Only what others.lock does not have.
+ARG TRANSFORMERS=no
+COPY requirements-transformers.lock .
+RUN if [ "$TRANSFORMERS" = yes ]; then \
+        python -m pip --python /opt/venv/bin/python install --require-hashes -r requirements-transformers.lock; \
+    fi
 
 FROM builder AS code
 COPY app/ /service/app/

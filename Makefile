@@ -4,6 +4,7 @@ PYTHON ?= python3
 TORCH ?= cuda
 VENV := $(if $(filter cpu,$(TORCH)),.venv-cpu,.venv)
 PY := $(VENV)/bin/python
+IN_PARALLEL := -n 2
 # pip from outside installs into the environment, so that Debian's python3 without python3-venv will do.
 # The lock files are complete but for OpenVINO's telemetry, which would report to the outside and is not missed.
 INSTALL := $(PYTHON) -m pip --python $(PY) install --quiet --disable-pip-version-check --no-deps
@@ -23,12 +24,18 @@ else
 install = $(INSTALL) --require-hashes -r $(1)
 endif
 
-.PHONY: serve test check bench lock
+.PHONY: serve test test-all check bench lock
 serve: $(VENV)/.runtime
 	$(PY) -m app serve
 
-test: $(VENV)/.dev .venv-clients/.installed
-	$(PY) -m pytest
+# What a change is likely to break; tests/conftest.py says what belongs to which suite.
+test: $(VENV)/.dev
+	$(PY) -m pytest --suite quick $(IN_PARALLEL)
+
+# Everything: then what takes long or needs system packages, and then what needs the machine for itself.
+test-all: test .venv-clients/.installed
+	$(PY) -m pytest --suite long $(IN_PARALLEL)
+	$(PY) -m pytest --suite alone
 
 check: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -43,9 +50,12 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra telemetry pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra telemetry --extra ray --extra dev -c requirements.lock pyproject.toml \
+		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra telemetry --extra ray --extra transformers --extra dev -c requirements.lock pyproject.toml \
 		-o requirements-dev.lock
 	$(WITHOUT_TORCH) requirements.lock > requirements-cpu.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-emit-package openvino-telemetry --no-annotate --no-header --extra telemetry --extra transformers -c requirements.lock pyproject.toml \
+		| grep -vxFf requirements.lock > requirements-transformers.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --no-header requirements-clients.in -o requirements-clients.lock
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m app serve`, `evaluate`, `tables`, `models` and `settings`."""
+"""The command line: `python -m app serve`, `check`, `evaluate`, `tables`, `models` and `settings`."""
 
 import argparse
 import logging
@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app", description="Explains image classifiers over HTTP.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_serve(commands.add_parser("serve", help="serve on CAM_HOST:CAM_PORT"))
+    _add_check(commands.add_parser("check", help="do all that a start does with the networks of a file, but serve"))
     commands.add_parser("models", help="list the networks of the catalogue")
     settings = commands.add_parser("settings", help="list the environment variables, as a table in Markdown")
     settings.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the markers of this page")
@@ -30,8 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
         from app.evaluation import command
 
         return command.evaluate(parsed) if parsed.command == "evaluate" else command.tables(parsed)
+    if parsed.command == "check":
+        tune_process()
+        from app.check import check
+
+        return check(parsed)
     prepare_process()
-    from app.serving import serve
+    from app.starting import serve
 
     return serve(on_ray=parsed.engine == "ray", address=parsed.address, most=parsed.replicas)
 
@@ -40,6 +46,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=("embedded", "ray"), default="embedded", help="this process, or Ray Serve")
     parser.add_argument("--address", help="of the Ray cluster; default one on this machine")
     parser.add_argument("--replicas", type=count, help="of each network under load, at most; default one a device")
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="the TOML file, as CAM_CONFIG names it")
+    parser.add_argument("name", nargs="?", help="of a network; default all of the file")
+    parser.add_argument("--image", type=Path, help="a picture whose most probable classes are shown")
 
 
 def _list_models() -> int:

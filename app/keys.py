@@ -1,4 +1,4 @@
-"""API keys: a file of named keys, read anew when it changes."""
+"""API keys: a file of named keys, read again when it changes."""
 
 import hashlib
 import hmac
@@ -8,10 +8,12 @@ import re
 import time
 from pathlib import Path
 
+from service_models.files import printable, read_bounded
+
 _LOG = logging.getLogger(__name__)
 
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64})\s*:\s*(?P<key>\S+)")
-# What a Bearer token may hold (RFC 6750), and too long to be guessed.
+# The characters of a Bearer token (RFC 6750); too long to be guessed.
 _KEY = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
 _HASHED = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")
 _LOOK_AGAIN_S = 1.0
@@ -27,7 +29,7 @@ class Keys:
 
     A line `name: key` names whoever has the key; the name is what logs and metrics show. In place of the key may stand
     `sha256:` and its digest in hexadecimal. Several lines may have one name, so that a key can be replaced while its
-    predecessor still works. Empty lines and those that begin with `#` say nothing.
+    predecessor still works. Empty lines and those that begin with `#` are ignored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,9 +44,9 @@ class Keys:
         self._names = _read(path)
 
     def name_of(self, key: str) -> str | None:
-        """The name of whoever has a key; None where nobody has it.
+        """The name of a key; None where it is unknown.
 
-        All keys are compared, each in constant time, so that the time tells nothing of any of them.
+        All keys are compared, each in constant time, so that the time reveals nothing about any of them.
         """
         self._look_again()
         digest = hashlib.sha256(key.encode("utf-8", "replace")).digest()
@@ -55,7 +57,7 @@ class Keys:
         return found
 
     def _look_again(self) -> None:
-        """Reads the file anew where it has changed; a file that cannot be used leaves the keys as they are."""
+        """Reads the file again if it has changed; the keys stay as they were if it cannot be used."""
         now = time.monotonic()
         if now - self._looked_at < _LOOK_AGAIN_S:
             return
@@ -73,7 +75,7 @@ class Keys:
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:
-    """What changes with a file; None where there is none."""
+    """Time, inode and size of a file, which change with it; None if it does not exist."""
     try:
         status = os.stat(path)  # noqa: PTH116 - once a second, on the event loop
     except OSError:
@@ -83,18 +85,20 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
 
 def _read(path: Path) -> dict[bytes, str]:
     """The names by the digests of their keys."""
+    file = f"CAM_API_KEYS_FILE: {printable(path)}"
     try:
-        with path.open("rb") as file:
-            lines = file.read(_MOST_BYTES).decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeysError(f"CAM_API_KEYS_FILE: {path} cannot be read: {error}") from None
+        lines = read_bounded(path, _MOST_BYTES).decode("utf-8").splitlines()
+    except OSError as error:
+        raise KeysError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise KeysError(f"{file} cannot be read: it is not UTF-8: {error.reason}") from None
     names: dict[bytes, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        # What the line holds is a secret, and never shown.
+        # The line holds a secret: it is never shown.
         fault = KeysError(
-            f"CAM_API_KEYS_FILE: {path}, line {number} is not 'name: key' with a key of 16 to 512 letters, digits "
+            f"{file}, line {number} is not 'name: key' with a key of 16 to 512 letters, digits "
             "or ._~+/-= (or sha256: and 64 hexadecimal digits)"
         )
         if not (found := _LINE.fullmatch(line.strip())):
@@ -106,7 +110,7 @@ def _read(path: Path) -> dict[bytes, str]:
         else:
             raise fault
         if names.setdefault(digest, found["name"]) != found["name"]:
-            raise KeysError(f"CAM_API_KEYS_FILE: {path}, line {number} has the key of {names[digest]}")
+            raise KeysError(f"{file}, line {number} has the key of {names[digest]}")
     if not names:
-        raise KeysError(f"CAM_API_KEYS_FILE: {path} holds no key")
+        raise KeysError(f"{file} holds no key")
     return names

@@ -9,11 +9,12 @@ from typing import TypedDict
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
 
 from app.api import compare, explain, health, kserve, metrics, models, open_inference, page, predict, progress
 from app.api.guard import KeyGuard
 from app.api.handlers import add_handlers
-from app.api.limits import BodyLimit
+from app.api.limits import BodyLimit, HeaderLimit
 from app.api.observing import Observing, is_quiet
 from app.api.openapi import install_openapi
 from app.api.security import SecurityHeaders
@@ -29,7 +30,7 @@ Post an image, get class scores and the reasons for them: class activation maps 
 """
 
 
-class State(TypedDict):
+class AppState(TypedDict):
     """What the lifespan hands to requests."""
 
     runtime: Runtime
@@ -53,20 +54,20 @@ def create_app(
     Raises:
         KeysError: the file of API keys cannot be used.
     """
-    held = runtime or Runtime(settings)
-    held.meters.registry.register(Gauges(held))
+    runtime = runtime or Runtime(settings)
+    runtime.meters.registry.register(Gauges(runtime))
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
-        loading = asyncio.create_task(_load(held, on_ready, on_failure))
+    async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
+        loading = asyncio.create_task(_load(runtime, on_ready, on_failure))
         try:
-            await held.decoders.start()
-            yield {"runtime": held}
+            await runtime.images.pool.start()
+            yield {"runtime": runtime}
         finally:
-            held.is_draining = True
+            runtime.is_draining = True
             await loading
-            await held.decoders.close()
-            await asyncio.to_thread(held.close)
+            await runtime.images.pool.close()
+            await asyncio.to_thread(runtime.close)
 
     app = FastAPIOffline(
         title="ShapleyCAM service",
@@ -74,6 +75,8 @@ def create_app(
         description=_DESCRIPTION.strip(),
         lifespan=lifespan,
         redoc_url=None,
+        # To a path of another spelling it would send callers by whatever name of the host they gave.
+        redirect_slashes=False,
         swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
         # Switched on by OpenTelemetry's own variables; the figures are Prometheus' business.
         telemetry={
@@ -84,9 +87,9 @@ def create_app(
             "exclude": is_quiet,
         },
     )
-    for room in (explain, compare, predict, progress, kserve, models, open_inference, page, health, metrics):
-        app.include_router(room.router)
-    _add_middleware(app, settings, held)
+    for resource in (explain, compare, predict, progress, kserve, models, open_inference, page, health, metrics):
+        app.include_router(resource.router)
+    _add_middleware(app, settings, runtime)
     add_handlers(app)
     install_openapi(app, settings)
     return app
@@ -94,19 +97,26 @@ def create_app(
 
 def _add_middleware(app: FastAPI, settings: Settings, runtime: Runtime) -> None:
     """Wraps the application; what is added last sees a request first."""
+    app.add_middleware(HeaderLimit)
     if settings.api_keys_file is not None:
         app.add_middleware(KeyGuard, keys=Keys(settings.api_keys_file))
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, held=runtime.bodies, limit_s=settings.timeout_s)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, memory=runtime.bodies, limit_s=settings.timeout_s)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
-            expose_headers=["X-Explanation", "X-Sheet", "X-Request-ID", "Server-Timing", "Retry-After"],
+            expose_headers=["X-Explanation", "X-Request-ID", "Server-Timing", "Retry-After"],
         )
-    app.add_middleware(SecurityHeaders)
     app.add_middleware(Observing, meters=runtime.meters)
+    build = app.build_middleware_stack
+
+    def build_guarded() -> ASGIApp:
+        """Wraps what Starlette adds outside of all others, too: its own answer to their failures."""
+        return SecurityHeaders(build())
+
+    app.build_middleware_stack = build_guarded  # type: ignore[method-assign]
 
 
 async def _load(runtime: Runtime, on_ready: Callable[[], None], on_failure: Callable[[Exception], None]) -> None:

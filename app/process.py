@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-# More than a batch's largest feature maps take.
+# More than the largest feature maps of a batch.
 _THRESHOLD_BYTES = 2**28
-# What oneDNN keeps ready, for each shape that it has met: with its usual 1,024 (some 100 KiB each) callers who name one
-# layer after the other make the process grow for tens of thousands of requests.
+# Primitives that oneDNN caches, one for each shape. With its default of 1,024 (some 100 KiB each) the process grows for
+# tens of thousands of requests when callers name one layer after the other.
 _PRIMITIVES = "256"
 # Connections, and a little for files; the usual 1,024 are taken by a thousand idle callers.
 _OPEN_FILES = 65536
@@ -35,10 +35,21 @@ def processors(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
     return count
 
 
+def stopping_signals() -> tuple[signal.Signals, ...]:
+    """What tells the service to stop: a supervisor, a keyboard, or a terminal that is closed.
+
+    Under `nohup` the last of them does not count.
+    """
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hangs_up else ()))
+
+
 def prepare_process() -> None:
-    """Has the process end when it is told to, and sets it up as `tune_process` does."""
-    # Until the server listens for it. The first process of a container does not end by itself.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    """Ends the process on the signals that stop it, and calls `tune_process`."""
+    # Until the server handles signals. The first process of a container does not end by default.
+    for number in stopping_signals():
+        if number != signal.SIGINT:  # Python's own handler ends it
+            signal.signal(number, lambda *_: os._exit(0))
     tune_process()
 
 
@@ -49,17 +60,17 @@ def prepare_worker() -> None:
 
 
 def tune_process() -> None:
-    """Has idle threads sleep, the allocator keep its pages, and files open.
+    """Lets idle threads sleep, the allocator keep its pages, and the process open many files.
 
-    Threads of OpenMP spin for a while when they run out of work, which takes the processors from the compiled trunk,
-    from the encoding of pictures and from whatever else the machine does. With glibc's default thresholds large
+    Threads of OpenMP spin for a while when they run out of work. That takes the processors from the compiled trunk,
+    from the encoding of pictures and from everything else on the machine. With glibc's default thresholds large
     tensors are mapped, cleared page by page and unmapped again for every layer, and the time of one and the same
-    forward pass jumps by half. Settings that an operator has made stay.
+    forward pass jumps by half. Settings of the operator are kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVES)
     if (count := processors()) < (os.cpu_count() or 1):
-        # Libraries count the machine's, and a container that starts more threads than it may run is held up.
+        # Libraries count the processors of the machine; a container with more threads than it may run is throttled.
         os.environ.setdefault("OMP_NUM_THREADS", str(count))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)

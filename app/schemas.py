@@ -4,12 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-
-def _is_none(value: object) -> bool:
-    return value is None
+from service_models.scores import ScoreName
 
 
-class Picture(BaseModel):
+class PictureReply(BaseModel):
     """The posted picture, upright."""
 
     width: int = Field(description="px")
@@ -97,8 +95,12 @@ class ExplanationReply(BaseModel):
     fidelity: FidelityReply | None = None
     heatmap: Png | None
     overlay: Png | None
-    explanation_map: Png | None = Field(None, exclude_if=_is_none, description="no key where it was not asked for")
-    anti_explanation_map: Png | None = Field(None, exclude_if=_is_none, description="no key where it was not asked for")
+    explanation_map: Png | None = Field(
+        None, exclude_if=lambda value: value is None, description="no key where it was not asked for"
+    )
+    anti_explanation_map: Png | None = Field(
+        None, exclude_if=lambda value: value is None, description="no key where it was not asked for"
+    )
     metrics: MetricsReply | None
     warnings: list[str]
 
@@ -119,26 +121,45 @@ class PredictReply(BaseModel):
     model: str
     device: str
     weights: str = Field(description="where the parameters came from; `random` is for tests only")
-    image: Picture
+    image: PictureReply
     view: ViewReply
     predictions: list[Prediction]
     timing_ms: Timing
 
 
-class ExplainReply(BaseModel):
-    """Why the network said so."""
+class _Explained(BaseModel):
+    """What explanations and comparisons say alike."""
 
     model: str
     layer: str | list[str] = Field(description="a list for several")
     layer_path: str | list[str] = Field(description="a list for several")
-    method: str
-    utility: str
+    method: str | list[str]
+    utility: str | list[str]
     device: str
     weights: str = Field(description="where the parameters came from; `random` is for tests only")
-    image: Picture
+    image: PictureReply
     view: ViewReply
     predictions: list[Prediction]
     explanations: list[ExplanationReply]
+
+
+class ExplainReply(_Explained):
+    """Why the network said so."""
+
+    method: str
+    utility: str
+    timing_ms: Timing
+
+
+class CompareReply(_Explained):
+    """Explanations side by side."""
+
+    method: list[str]
+    utility: list[str]
+    explanations: list[ExplanationReply] = Field(
+        description="the cells: by target, then method, then utility, as the sheet reads"
+    )
+    sheet: Png | None = Field(description="all overlays; a row for each target, a column for each method and utility")
     timing_ms: Timing
 
 
@@ -152,26 +173,6 @@ class Explanations(BaseModel):
     """What the KServe V1 protocol answers to `:explain`."""
 
     explanations: list[ExplainReply] = Field(description="one for each instance, in order")
-
-
-class CompareReply(BaseModel):
-    """Explanations side by side."""
-
-    model: str
-    layer: str | list[str] = Field(description="a list for several")
-    layer_path: str | list[str] = Field(description="a list for several")
-    method: list[str]
-    utility: list[str]
-    device: str
-    weights: str = Field(description="where the parameters came from; `random` is for tests only")
-    image: Picture
-    view: ViewReply
-    predictions: list[Prediction]
-    explanations: list[ExplanationReply] = Field(
-        description="without pictures; by target, then method, then utility, as the sheet reads"
-    )
-    sheet: Png
-    timing_ms: Timing
 
 
 class ProgressReply(BaseModel):
@@ -193,7 +194,7 @@ class ErrorReply(BaseModel):
 
     error: str = Field(description="what a caller can act on")
     code: str = Field(description="stable name")
-    detail: dict[str, object] = Field(description="names the field and what it takes, where there is one")
+    detail: dict[str, object] = Field(description="names the field and what was expected, where that can be said")
 
 
 class Entry(BaseModel):
@@ -211,10 +212,16 @@ class Methods(BaseModel):
     methods: list[Entry]
 
 
+class UtilityEntry(Entry):
+    """A utility function."""
+
+    aliases: list[str] = Field(description="further names that requests may use")
+
+
 class Utilities(BaseModel):
     """All utility functions."""
 
-    utilities: list[Entry]
+    utilities: list[UtilityEntry]
 
 
 class Models(BaseModel):
@@ -230,6 +237,10 @@ class Model(BaseModel):
     ready: bool
     layers: dict[str, str] = Field(description="named layers and their module paths")
     input_size: tuple[int, int] = Field(description="height and width in px")
+    channels: int = Field(description="3 for colours, 1 for grey")
+    scores: ScoreName = Field(
+        description="how logits become probabilities: one label a picture, or every label for itself"
+    )
     classes: int
     weights: str
     device: str

@@ -1,21 +1,26 @@
-"""`python -m app serve`: the server process, from its settings to its last answer."""
+"""The server process, from its settings and its port to its last answer."""
 
 import asyncio
 import logging
 import os
+import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
-from pydantic import ValidationError
 
 from app.cluster.joining import ClusterError, Interrupted, join_cluster
-from app.connections import ImpatientProtocol
+from app.connections import TimeLimitedProtocol, close_idle
 from app.keys import KeysError
-from app.logs import set_up_logs
+from app.listening import ListeningSocket, cannot_listen
 from app.main import create_app
+from app.process import stopping_signals
+from app.runtime.memory import settle
 from app.runtime.runtime import Runtime
 from app.settings import Settings
 from service_models import NetworkError, find_networks
@@ -26,7 +31,7 @@ _LOG = logging.getLogger("app")
 _NOTICE_S = 2.0
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Drains before it stops: it listens on, answers what was accepted, and refuses the rest."""
 
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
@@ -35,16 +40,47 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Opens the socket."""
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host = self.config.host or "0.0.0.0"  # noqa: S104 - what an empty setting means
+        # The port of the socket, not of the settings: 0 takes a free one.
+        port = self.servers[0].sockets[0].getsockname()[1]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Has the sockets listen."""
+        self._loop = asyncio.get_running_loop()
+        for each in sockets or []:
+            if isinstance(each, ListeningSocket):
+                each.close_idle = partial(close_idle, self.server_state.connections)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another process has bound the same port, and listened first
+            _LOG.error(cannot_listen(self.config.host, self.config.port, error))
+            await self.lifespan.shutdown()
+            self.should_exit = True
+        else:
+            _LOG.info("running on %s (Press CTRL+C to quit)", self.url)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Has all that tell the service to stop drain it; uvicorn knows fewer."""
+        with super().capture_signals():
+            before = {number: signal.signal(number, self.handle_exit) for number in stopping_signals()}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         """The first signal drains, a second one stops at once."""
         if self._loop is None or self._runtime.is_draining:
-            super().handle_exit(sig, frame)
-            self._captured_signals.clear()  # they have been obeyed: nobody needs them raised again
+            # Not uvicorn's own handler: the process would end by the signal instead of with an exit status.
+            if self.should_exit and sig == signal.SIGINT:
+                self.force_exit = True
+            self.should_exit = True
         else:
             self._runtime.is_draining = True
             self._loop.call_soon_threadsafe(self._start_draining)
@@ -68,28 +104,17 @@ class Server(uvicorn.Server):
 
 def _end(limit_s: float) -> None:
     _LOG.warning("not everything was answered within %g s", limit_s)
+    logging.shutdown()
     os._exit(0)
 
 
-def serve(*, on_ray: bool = False, address: str | None = None, most: int | None = None) -> int:
-    """Serves until a signal comes; returns the exit status.
+def serve_here(settings: Settings, sockets: Sequence[socket.socket]) -> int:
+    """Serves with the networks in this process until a signal comes; returns the exit status.
 
     Args:
-        on_ray: whether networks run in replicas on a Ray cluster.
-        address: of a cluster that runs; None starts one on this machine.
-        most: replicas of a network under load; None for as many as there are devices.
+        settings: everything an operator can set.
+        sockets: bound to the port, and not listening yet.
     """
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        set_up_logs("auto")
-        for mistake in error.errors():
-            name = "_".join(("CAM", *map(str, mistake["loc"][:1]))).upper()
-            _LOG.error("%s: %s", name, mistake["msg"])
-        return 2
-    set_up_logs(settings.log_format)
-    if on_ray:
-        return _serve_on_ray(settings, address, most)
     failures: list[Exception] = []
 
     def fail(error: Exception) -> None:
@@ -98,7 +123,7 @@ def serve(*, on_ray: bool = False, address: str | None = None, most: int | None 
 
     runtime = Runtime(settings)
     try:
-        app = create_app(settings, runtime, on_ready=lambda: _say_where(server), on_failure=fail)
+        app = create_app(settings, runtime, on_ready=lambda: _get_ready(server), on_failure=fail)
     except KeysError as error:
         _LOG.error("cannot start: %s", error)
         return 2
@@ -106,15 +131,15 @@ def serve(*, on_ray: bool = False, address: str | None = None, most: int | None 
         app,
         settings.host,
         settings.port,
-        http=ImpatientProtocol,
+        http=TimeLimitedProtocol,
         loop="asyncio",
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
     )
-    server = Server(config, runtime)
-    server.run()
+    server = DrainingServer(config, runtime)
+    server.run(list(sockets))
     if not failures:
         return 0 if server.started else 1
     failure = failures[0]
@@ -123,7 +148,14 @@ def serve(*, on_ray: bool = False, address: str | None = None, most: int | None 
     return 1
 
 
-def _serve_on_ray(settings: Settings, address: str | None, most: int | None) -> int:
+def serve_on_cluster(settings: Settings, address: str | None, most: int | None) -> int:
+    """Serves with the networks in replicas on a Ray cluster; returns the exit status.
+
+    Args:
+        settings: everything an operator can set.
+        address: of a cluster that runs; None starts one on this machine.
+        most: replicas of a network under load; None for as many as there are devices.
+    """
     try:
         find_networks(settings.models, settings.config)  # a mistake shows at once, and not when all is started
         join_cluster(address, with_logs=True)
@@ -137,16 +169,13 @@ def _serve_on_ray(settings: Settings, address: str | None, most: int | None) -> 
     return serve_on_ray(settings, ends_cluster=address is None, most=most)
 
 
-def _say_where(server: uvicorn.Server) -> None:
+def _get_ready(server: DrainingServer) -> None:
+    settle()
     if not server.started or server.should_exit:
         return
-    # The port of the socket, not of the settings: 0 takes a free one.
-    port = server.servers[0].sockets[0].getsockname()[1]
-    host = f"[{server.config.host}]" if ":" in server.config.host else server.config.host
-    url = f"http://{host}:{port}"
     _LOG.info(
         "ready. The page: %s; a first picture: "
         "curl -F image=@photo.jpg -H 'Accept: image/png' %s/v1/explain -o overlay.png",
-        url,
-        url,
+        server.url,
+        server.url,
     )

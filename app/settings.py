@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     max_megapixels: float = Field(64, gt=0, description="largest picture in millions of pixels")
     max_targets: int = Field(16, ge=1, description="most target classes in one request")
     queue_size: int = Field(128, ge=1, description="most requests accepted and not yet answered")
+    image_processes: int | None = Field(
+        None, ge=1, description="processes that read and draw pictures; by default one a processor, and at least 2"
+    )
     timeout_s: float = Field(120, gt=0, description="longest time from acceptance to answer in seconds")
     drain_s: float = Field(30, gt=0, description="longest time from SIGTERM to the end of the process in seconds")
     api_keys_file: Path | None = Field(

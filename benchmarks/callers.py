@@ -56,7 +56,7 @@ class Caller:
                 return await self._exchange()
             except (OSError, asyncio.IncompleteReadError) as error:
                 self.close()
-                if not is_reused or getattr(error, "partial", b""):
+                if not is_reused or (isinstance(error, asyncio.IncompleteReadError) and error.partial):
                     break
         return "lost"
 

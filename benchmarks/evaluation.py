@@ -22,14 +22,14 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from app.cam.methods import METHODS  # noqa: E402
-from app.cam.split import State  # noqa: E402
+from app.cam.state import SplitState  # noqa: E402
 from app.evaluation.dataset import read_dataset  # noqa: E402
 from app.evaluation.evaluator import Evaluator  # noqa: E402
-from app.evaluation.plan import GRADIENT_METHODS, Plan  # noqa: E402
-from app.evaluation.run import Evaluation, evaluate_shards  # noqa: E402
+from app.evaluation.plan import PAPER_METHODS, Plan  # noqa: E402
+from app.evaluation.run import EvaluationRun, evaluate_shards  # noqa: E402
 from app.settings import Settings, TrunkSetting  # noqa: E402
 from benchmarks.measure import EMBEDDED, benchmark_images, shown  # noqa: E402
-from tests.imaging.pictures import encoded, photograph  # noqa: E402
+from testing.pictures import encoded, photograph  # noqa: E402
 
 BATCH = 8
 REPEATS = 5
@@ -45,7 +45,7 @@ def main(images: int) -> None:
             picture = photograph(("astronaut", "chelsea", "coffee", "rocket")[number % 4]).rotate(3 * number)
             (Path(folder) / f"{number:04d}.jpg").write_bytes(encoded(picture, "JPEG"))
         for trunk in ("eager", "openvino"):
-            everything = _Table(Path(folder), ("cam", *GRADIENT_METHODS), "pre-softmax", trunk)
+            everything = _LatencyTable(Path(folder), ("cam", *PAPER_METHODS), "pre-softmax", trunk)
             necessary, made = everything.passes()
             print(
                 f"eleven gradient methods, two layers: {necessary} passes an image are necessary, {made:.1f} are made"
@@ -53,19 +53,19 @@ def main(images: int) -> None:
             seconds, ratios = everything.ratios()
             print(f"{trunk}: {1e3 * seconds:.0f} ms an image; in passes of a full batch on the same trunk")
             print(f"{shown(ratios)}, {statistics.median(ratios) / necessary:.2f} times the necessary")
-        shared = _Table(Path(folder), OF_THE_PEER, "rest", "auto")
+        shared = _LatencyTable(Path(folder), OF_THE_PEER, "rest", "auto")
         ours = statistics.median(shared.seconds_an_image() for _ in range(REPEATS))
         theirs = _peer(Path(folder))
         print(f"the {len(OF_THE_PEER)} methods that grad-cam has, {1e3 * ours:.0f} ms an image; with grad-cam and the")
         print(f"metrics of the same maps {1e3 * theirs:.0f} ms: {theirs / ours:.1f} times faster")
 
 
-class _Table:
+class _LatencyTable:
     """A table of all images of a folder."""
 
     def __init__(self, folder: Path, methods: tuple[str, ...], utility: str, trunk: TrunkSetting) -> None:
         plan = Plan(methods=methods, utilities=(utility,))
-        self._evaluation = Evaluation(
+        self._evaluation = EvaluationRun(
             Settings(device=("cpu",), trunk=trunk), read_dataset(folder), plan, BATCH, None, folder / "out"
         )
         self._evaluator: Evaluator = self._evaluation.evaluator(EMBEDDED)
@@ -83,7 +83,7 @@ class _Table:
         """How many passes through the network are necessary for an image, and how many are made."""
         rows = 0
 
-        def count(trunk: Callable[[Tensor], State], images: Tensor) -> State:
+        def count(trunk: Callable[[Tensor], SplitState], images: Tensor) -> SplitState:
             nonlocal rows
             rows += len(images)
             return trunk(images)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from app.cam.engine import explain
 from app.cam.fidelity import Fidelity
-from app.cam.game import Effort
 from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
+from app.cam.work import SamplingOptions
 from benchmarks.measure import benchmark_network
-from tests.cam.photographs import PHOTOGRAPHS, photographs
+from testing.photographs import PHOTOGRAPHS, photographs
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 MARKER = "<!-- fidelity table -->"
@@ -33,7 +33,14 @@ def main() -> None:
         split = split_network(network.model, network.layers[layer], network.preprocessing.input_size)
         for name in NAMES:
             questions = [
-                Question(number, METHODS[name], UTILITIES["rest"], seed=number, effort=Effort(1024), reference=True)
+                Question(
+                    number,
+                    METHODS[name],
+                    UTILITIES["rest"],
+                    seed=number,
+                    sampling=SamplingOptions(1024),
+                    reference=True,
+                )
                 for number in range(len(images))
             ]
             found = [e.fidelity for e in explain(split, images, questions, metrics=False).explanations]

@@ -57,4 +57,5 @@ def _memory_mib(name: str) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], repeats=int(sys.argv[5]))
+    _, side, name, layer, method, repeats = sys.argv
+    main(side, name, layer, method, int(repeats))

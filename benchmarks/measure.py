@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from app.cam.acceleration import accelerate
 from app.cam.split import GraphSplit, SplitNetwork
 from app.cam.splitting import split_network
+from app.cam.trunks import Engine
 from service_models import Network, Random, load_network, resolve
 
 EMBEDDED = "tf_efficientnet_lite0"
@@ -28,11 +29,11 @@ def benchmark_network(name: str) -> Network:
 
 
 def fast_split(name: str, layer: str) -> SplitNetwork:
-    """The network split at a named layer, its trunk on the engine that the service takes by default."""
+    """The network split at a layer, its trunk on the engine that the service takes by default for named ones."""
     network = benchmark_network(name)
-    split = split_network(network.model, network.layers[layer], (224, 224))
-    engine = "openvino" if DEVICE.type == "cpu" else "cudagraphs"
-    if isinstance(split, GraphSplit):
+    split = split_network(network.model, network.layers.get(layer, layer), (224, 224))
+    engine: Engine = "openvino" if DEVICE.type == "cpu" else "cudagraphs"
+    if isinstance(split, GraphSplit) and layer in network.layers:
         accelerate(split, (engine,), benchmark_images(3), "float32")
     return split
 

@@ -50,7 +50,7 @@ def _of_grad_cam(model: torch.nn.Module, layer: str, method: str, classes: list[
     targets = [ClassifierOutputReST(c) for c in classes]
 
     def explain(images: Tensor) -> Tensor:
-        with METHODS[method](model, [model.get_submodule(layer)]) as cam:
+        with METHODS[method](model, [model.get_submodule(layer)]) as cam:  # type: ignore[no-untyped-call]
             return torch.from_numpy(cam(images, targets)).to(images)
 
     return explain
@@ -69,4 +69,5 @@ def _of_torchcam(model: torch.nn.Module, layer: str, method: str, classes: list[
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], batch=int(sys.argv[5]), metrics=sys.argv[6] == "True", repeats=int(sys.argv[7]))
+    _, package, name, layer, method, batch, metrics, repeats = sys.argv
+    main(package, name, layer, method, int(batch), metrics == "True", int(repeats))

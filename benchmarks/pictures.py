@@ -20,7 +20,7 @@ from skimage import data
 
 from app.cam.utilities import UTILITIES
 from benchmarks.measure import row, table
-from tests.api.serving import serving
+from testing.serving import serving
 
 DOCS = Path(__file__).parents[1] / "docs"
 FOLDER = DOCS / "methods"
@@ -93,7 +93,6 @@ def main() -> None:
         _make(url)
         return
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder), timeout_s=_TIMEOUT_S) as service:
-        service.wait_until_ready()
         _make(service.url)
 
 

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.evaluation.plan import GRADIENT_METHODS
+from app.evaluation.plan import PAPER_METHODS
 from app.evaluation.published import NETWORKS
 from benchmarks.measure import row, table
 from service_models import CATALOGUE, NetworkSpec
@@ -25,7 +25,7 @@ def main() -> None:
     print("\n".join(table("network", "GFLOP a pass", "passes an image", "PFLOP")))
     for name in NETWORKS.values():
         spec = CATALOGUE[name]
-        passes = 1 + 2 * len(GRADIENT_METHODS) * len(spec.layers or {})
+        passes = 1 + 2 * len(PAPER_METHODS) * len(spec.layers or {})
         giga = _giga_operations(spec)
         total += passes * giga * IMAGES
         row(name, f"{giga:.1f}", passes, f"{passes * giga * IMAGES / 1e6:.1f}")

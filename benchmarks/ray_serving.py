@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 
 from benchmarks.measure import shown
-from tests.api.serving import Service, free_port, serving
-from tests.imaging.pictures import encoded, photograph
+from testing.pictures import encoded, photograph
+from testing.serving import Service, free_port, serving
 
 ROUNDS = 100
 CALLS = ("/v1/predict", "/v1/explain")
@@ -21,8 +21,8 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as one,
         tempfile.TemporaryDirectory() as other,
-        serving(Path(one)) as plain,
-        serving(Path(other), "--engine", "ray", port=free_port()) as on_ray,
+        serving(Path(one), ready=False) as plain,
+        serving(Path(other), "--engine", "ray", ready=False, port=free_port()) as on_ray,
     ):
         for service in (plain, on_ray):
             service.wait_until_ready()

@@ -13,22 +13,24 @@ from pathlib import Path
 import httpx
 import numpy as np
 import torch
+from PIL import Image
 
 from app.cam.engine import explain
 from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.utilities import UTILITIES
+from app.imaging.colour import colormap_table
 from app.imaging.decode import open_image
-from app.imaging.overlay import overlay
-from app.imaging.picture import Picture, picture_of
-from app.imaging.png import encode_png
-from app.imaging.reading import Order, read_image
+from app.imaging.overlay import Canvas, Colouring, overlay
+from app.imaging.png import bands_of, encode_png
+from app.imaging.reading import DecodeSpec, ReadImage, read_image
 from app.imaging.tensors import normalise
+from app.imaging.view import make_view
 from benchmarks.callers import Outcome
 from benchmarks.measure import EMBEDDED, benchmark_network, fast_split, row, seconds, table
-from benchmarks.mixed import resident_mib
-from tests.api.serving import Service, serving
-from tests.imaging.pictures import encoded, photograph
+from testing.footprint import resident_mib
+from testing.pictures import encoded, photograph
+from testing.serving import Service, serving
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 CALLERS = (1, 4, 16, 64)
@@ -68,25 +70,31 @@ def _parts(repeats: int) -> tuple[float, float, float, float]:
     data = picture_500()
     network, split = benchmark_network(EMBEDDED), fast_split(EMBEDDED, "pre_gap")
     picture = _read(data)
-    images = normalise(torch.from_numpy(picture.pixels)[None], network.preprocessing, network.device)
+    images = normalise(_pixels(picture)[None], network.preprocessing, network.device)
     question = [Question(0, METHODS["shapleycam"], UTILITIES["rest"])]
     heatmap = explain(split, images, question).explanations[0].heatmap
     assert picture.base is not None
-    base = picture.base
+    base = memoryview(picture.base.tobytes())
     size = (picture.width, picture.height)
-    painted = overlay(base, size, heatmap, picture.view)
+    canvas = Canvas(picture.base.size, size, make_view(*size, network.preprocessing).box)
+    heat, colouring = Image.fromarray(heatmap.numpy()), Colouring(colormap_table(), 0.5)
+    painted = overlay(base, canvas, heat, colouring)
     works = (
         lambda: _read(data),
         lambda: explain(split, images, question),
-        lambda: overlay(base, size, heatmap, picture.view),
-        lambda: encode_png(painted),
+        lambda: overlay(base, canvas, heat, colouring),
+        lambda: encode_png(painted.size, "RGB", bands_of(painted), bytearray().extend),
     )
     return tuple(statistics.median(seconds(work) for _ in range(5 * repeats)) for work in works)  # type: ignore[return-value]
 
 
-def _read(data: bytes) -> Picture:
-    order = Order.of(benchmark_network(EMBEDDED).preprocessing, max_side=1024)
-    return picture_of(read_image(open_image(data, 10**8), order), order)
+def _read(data: bytes) -> ReadImage:
+    spec = DecodeSpec.of(benchmark_network(EMBEDDED).preprocessing, max_side=1024)
+    return read_image(open_image(data, 10**8), spec)
+
+
+def _pixels(picture: ReadImage) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture.view))
 
 
 def _best_of_engine(metrics: bool, repeats: int) -> tuple[float, int]:
@@ -99,7 +107,7 @@ def _best_of_engine(metrics: bool, repeats: int) -> tuple[float, int]:
 
 def _explain_s(batch: int, metrics: bool, repeats: int) -> float:
     network, split = benchmark_network(EMBEDDED), fast_split(EMBEDDED, "pre_gap")
-    pixels = torch.from_numpy(_read(picture_500()).pixels)[None].repeat(batch, 1, 1, 1)
+    pixels = _pixels(_read(picture_500()))[None].repeat(batch, 1, 1, 1)
     images = normalise(pixels, network.preprocessing, network.device)
     questions = [Question(number, METHODS["shapleycam"], UTILITIES["rest"]) for number in range(batch)]
     explain(split, images, questions, metrics=metrics)
@@ -126,7 +134,6 @@ def load(repeats: int, phase_s: float) -> str:
             engine, batch = _best_of_engine(path == "/v1/explain", repeats)
             print(f"engine {name}: {engine:.1f} images a second at batch {batch}")
             with serving(Path(folder)) as service:
-                service.wait_until_ready()
                 _call(service, path, file, "closed", 4, 3)
                 rates = {}
                 for callers in CALLERS:
@@ -145,7 +152,8 @@ def load(repeats: int, phase_s: float) -> str:
 
 async def _overhead_ms(service: Service) -> float:
     """Median over single requests of the time that is neither decoding, nor computing, nor drawing."""
-    rest, picture = [], picture_500()
+    picture = picture_500()
+    rest: list[float] = []
     async with httpx.AsyncClient(base_url=service.url) as client:
         for _ in range(50):
             started = time.perf_counter()
@@ -162,14 +170,13 @@ def overload(phase_s: float, deadline_s: float = 10.0) -> str:
         file = Path(folder, "picture.jpg")
         file.write_bytes(picture_500())
         with serving(Path(folder), timeout_s=deadline_s) as service:
-            service.wait_until_ready()
             calm = _call(service, "/v1/explain", file, "closed", 16, 10)
             capacity = len(calm.latencies_ms) / calm.seconds
             with ThreadPoolExecutor(1) as pool:
                 storm = pool.submit(_call, service, "/v1/explain", file, "open", 3 * capacity, phase_s)
                 memory = []
                 while not storm.done():
-                    memory.append(f"{resident_mib(service):.0f}")
+                    memory.append(f"{resident_mib(service.process.pid):.0f}")
                     wait([storm], timeout=phase_s / 6)
             stormy = storm.result()
             time.sleep(1.0)

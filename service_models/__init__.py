@@ -1,58 +1,30 @@
 """Networks: which there are, where their parameters come from, how pictures enter, what the layers are."""
 
+from service_models.calibration import calibrate_random_weights
 from service_models.catalogue import CATALOGUE
-from service_models.config import find_networks, read_config
-from service_models.errors import (
-    ArchitectureError,
-    ConfigError,
-    HubUnreachable,
-    LayerError,
-    NetworkError,
-    UnknownNetwork,
-    WeightsError,
-)
-from service_models.grid import Grid, grid_of, spatial_grid
-from service_models.layers import infer_layers
-from service_models.lively import make_lively
+from service_models.config import find_networks
+from service_models.errors import NetworkError
+from service_models.labels import LabelIndex
 from service_models.loading import load_network
-from service_models.preprocessing import library_preprocessing
 from service_models.resolve import resolve
-from service_models.spec import (
-    Checkpoint,
-    Embedded,
-    Hub,
-    Network,
-    NetworkSpec,
-    Preprocessing,
-    Random,
-    WeightsSource,
-)
+from service_models.scores import SCORE_FUNCTIONS, SIGMOID, SOFTMAX, ScoreFunction, ScoreName
+from service_models.spec import Network, NetworkSpec, Preprocessing, Random
 
 __all__ = [
     "CATALOGUE",
-    "ArchitectureError",
-    "Checkpoint",
-    "ConfigError",
-    "Embedded",
-    "Grid",
-    "Hub",
-    "HubUnreachable",
-    "LayerError",
+    "SCORE_FUNCTIONS",
+    "SIGMOID",
+    "SOFTMAX",
+    "LabelIndex",
     "Network",
     "NetworkError",
     "NetworkSpec",
     "Preprocessing",
     "Random",
-    "UnknownNetwork",
-    "WeightsError",
-    "WeightsSource",
+    "ScoreFunction",
+    "ScoreName",
+    "calibrate_random_weights",
     "find_networks",
-    "grid_of",
-    "infer_layers",
-    "library_preprocessing",
     "load_network",
-    "make_lively",
-    "read_config",
     "resolve",
-    "spatial_grid",
 ]

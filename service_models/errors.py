@@ -13,12 +13,12 @@ class ConfigError(NetworkError):
     """A configuration entry contradicts itself, its file or the network it describes."""
 
 
-class LayerError(ConfigError):
+class UnknownLayer(ConfigError):
     """A named layer is not a module of the network."""
 
 
 class ArchitectureError(NetworkError):
-    """The library cannot build the network, or it is no image classifier for these inputs and classes."""
+    """The library cannot build the network, or it is not an image classifier for these inputs and classes."""
 
 
 class WeightsError(NetworkError):
@@ -27,3 +27,7 @@ class WeightsError(NetworkError):
 
 class HubUnreachable(WeightsError):
     """The parameters are in no file here and the library's hub cannot be reached."""
+
+
+class NotOnHub(HubUnreachable):
+    """The hub was reached, and has no such file."""

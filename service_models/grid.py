@@ -59,11 +59,7 @@ def grid_of(model: nn.Module, output: object, input_size: tuple[int, int]) -> Gr
 
 
 def spatial_grid(
-    shape: Sequence[int],
-    input_size: tuple[int, int],
-    *,
-    channels_last: bool = False,
-    prefix_tokens: int | None = None,
+    shape: Sequence[int], input_size: tuple[int, int], *, channels_last: bool = False, prefix_tokens: int | None = None
 ) -> Grid | None:
     """Infers the grid from the shape of a batch-first tensor.
 

@@ -7,7 +7,7 @@ import hashlib
 import re
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -17,9 +17,10 @@ import huggingface_hub
 import torch
 from huggingface_hub import constants as hub_constants
 
-from service_models.errors import HubUnreachable, WeightsError
+from service_models.checkpoint import INDEX_SUFFIX, files_of_index
+from service_models.errors import HubUnreachable, NotOnHub, WeightsError
 from service_models.libraries import timm_weights, torchvision_weights
-from service_models.spec import NetworkSpec
+from service_models.spec import Hub, NetworkSpec
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
@@ -32,6 +33,9 @@ _DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR,
 }  # fmt: skip
 _REPOSITORY_FILES = ("model.safetensors", "pytorch_model.bin")
+TRANSFORMERS_WEIGHTS = (
+    "model.safetensors", f"model.safetensors{INDEX_SUFFIX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX_SUFFIX}",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,13 @@ def hub_file(spec: NetworkSpec, mirror: str | None = None) -> HubFile:
     Raises:
         WeightsError: there are no such weights.
     """
+    if spec.library == "transformers":
+        return repository_file(spec, TRANSFORMERS_WEIGHTS, mirror)
     if spec.library == "torchvision":
         weights = torchvision_weights(spec)
         if weights is None:
             raise WeightsError(f"{spec.name}: torchvision has no weights for {spec.architecture}")
-        return HubFile(f"torchvision/{weights.name}", _at(mirror, weights.url))
+        return HubFile(f"torchvision/{weights.name}", _mirrored(mirror, weights.url))
     config = timm_weights(spec)
     label = f"timm/{config.tag or 'default'}"
     if config.hf_hub_id:
@@ -74,8 +80,47 @@ def hub_file(spec: NetworkSpec, mirror: str | None = None) -> HubFile:
         url = huggingface_hub.hf_hub_url(repository, files[0], revision=revision or None, endpoint=mirror)
         return HubFile(label, url, config.hf_hub_id, files)
     if isinstance(config.url, str) and config.url:
-        return HubFile(label, _at(mirror, config.url))
+        return HubFile(label, _mirrored(mirror, config.url))
     raise WeightsError(f"{spec.name}: timm has no weights for {spec.architecture}")
+
+
+def repository_file(spec: NetworkSpec, names: tuple[str, ...], mirror: str | None = None) -> HubFile:
+    """A file of the repository that a network of transformers is in.
+
+    Args:
+        spec: the network; its architecture is "owner/name" or "owner/name@revision".
+        names: that the file may have, best first.
+        mirror: as in `hub_file`.
+
+    Raises:
+        WeightsError: the network is in a folder, or a tag is asked for.
+    """
+    if Path(spec.architecture).is_absolute():
+        raise WeightsError(
+            f"{spec.name}: its architecture is a folder, and has no hub; leave weights out, or name a file"
+        )
+    if isinstance(spec.weights, Hub) and spec.weights.tag:
+        raise WeightsError(
+            f"{spec.name}: weights: hub:{spec.weights.tag}: of a repository, the architecture states the revision: "
+            f"transformers:{spec.architecture.partition('@')[0]}@{spec.weights.tag}"
+        )
+    repository, _, revision = spec.architecture.partition("@")
+    url = huggingface_hub.hf_hub_url(repository, names[0], revision=revision or None, endpoint=mirror)
+    return HubFile(f"transformers/{spec.architecture}", url, spec.architecture, names)
+
+
+def fetch_weights(file: HubFile, mirror: str | None = None, cache_dir: Path | None = None) -> Path:
+    """As `fetch`; of an index, what it names is fetched too.
+
+    Returns:
+        The path of the only file, or the folder of several.
+    """
+    path = fetch(file, mirror, cache_dir)
+    if not path.name.endswith(INDEX_SUFFIX):
+        return path
+    for part in files_of_index(path):
+        fetch(replace(file, files=(part,)), mirror, cache_dir)
+    return path.parent
 
 
 def fetch(file: HubFile, mirror: str | None = None, cache_dir: Path | None = None) -> Path:
@@ -137,10 +182,10 @@ def _fetch_from_repository(file: HubFile, repository: str, mirror: str | None, c
         # Its errors come from two HTTP libraries, the disk and itself, and it may add more.
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-                raise _not_kept(cache_dir or Path(hub_constants.HF_HUB_CACHE), "HF_HOME", error) from error
+                raise _cache_error(cache_dir or Path(hub_constants.HF_HUB_CACHE), "HF_HOME", error) from error
             raise HubUnreachable(_reason(error)) from error
         return _checked_blob(Path(path), url, fresh=True)
-    raise HubUnreachable(f"{repository} has none of the files {', '.join(file.files)}")
+    raise NotOnHub(f"{repository} has none of the files {', '.join(file.files)}")
 
 
 def _checked_blob(path: Path, url: str, fresh: bool) -> Path:
@@ -190,10 +235,7 @@ def _download(url: str, path: Path, digest: str) -> None:
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            httpx.stream("GET", url, follow_redirects=True, timeout=timeout) as answer,
-            partial.open("wb") as out,
-        ):
+        with httpx.stream("GET", url, follow_redirects=True, timeout=timeout) as answer, partial.open("wb") as out:
             answer.raise_for_status()
             for chunk in answer.iter_bytes():
                 out.write(chunk)
@@ -202,13 +244,13 @@ def _download(url: str, path: Path, digest: str) -> None:
     except httpx.HTTPError as error:
         raise HubUnreachable(_reason(error)) from error
     except OSError as error:
-        raise _not_kept(path.parent, "TORCH_HOME", error) from error
+        raise _cache_error(path.parent, "TORCH_HOME", error) from error
     finally:
         with suppress(OSError):
             partial.unlink()
 
 
-def _not_kept(folder: Path, variable: str, error: OSError) -> WeightsError:
+def _cache_error(folder: Path, variable: str, error: OSError) -> WeightsError:
     """What is wrong is the disk, and not the way to the hub."""
     reason = error.strerror or _reason(error)
     return WeightsError(
@@ -230,7 +272,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _at(mirror: str | None, url: str) -> str:
+def _mirrored(mirror: str | None, url: str) -> str:
     parts = urlsplit(url)
     return f"{mirror.rstrip('/')}{parts.path}" if mirror else url
 

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from service_models.errors import LayerError
+from service_models.calibration import structured_images
+from service_models.errors import UnknownLayer
 from service_models.grid import Grid, grid_of
-from service_models.lively import structured_images
+from service_models.layer_paths import RELU, ReluWatch, module_of
 
-_ADAPTIVE_POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+# Of 1-D, where the grid is a sequence of tokens.
+_ADAPTIVE_POOLING = (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 @dataclass(slots=True)
-class _Execution:
+class _ReluCall:
+    """A ReLU, of a function or a module; in place, what enters and what comes out are one tensor."""
+
+    entering: Tensor
+    version: int
+    output: Tensor
+    gradient: Tensor | None = None
+
+    def takes_all_of(self, call: _ModuleCall) -> bool:
+        """Whether the logits depend on what a module returned through this ReLU alone."""
+        if call.output is self.output:
+            return True
+        if call.gradient is None or self.gradient is None:
+            return False
+        return torch.equal(call.gradient, torch.where(self.output > 0, self.gradient, 0.0))
+
+
+@dataclass(slots=True)
+class _ModuleCall:
     """The last call of one module that answered with a tensor."""
 
     path: str
@@ -29,19 +49,21 @@ class _Execution:
     takes_image: bool
     takes_grid: bool
     gradient: Tensor | None = None
+    relu: _ReluCall | None = None
 
     @property
-    def alive(self) -> bool:
+    def affects_logits(self) -> bool:
         """Whether the logits depend on more than one position of the grid."""
         if self.grid is None or self.gradient is None:
             return False
         return int((_position_sizes(self.gradient, self.grid) > 0).sum()) > 1
 
 
-def infer_layers(model: nn.Module, input_size: tuple[int, int]) -> dict[str, str]:
+def infer_layers(model: nn.Module, input_size: tuple[int, int], channels: int = 3) -> dict[str, str]:
     """Finds the layers to explain by one forward and one backward pass over a seeded picture.
 
-    - `pre_gap`: the outermost module that returns the last tensor with a spatial grid. It is left out where
+    - `pre_gap`: the outermost module that returns the last tensor with a spatial grid, and `MODULE+relu` where
+      its output passes through a ReLU that no module applies (torchvision's DenseNets). It is left out where
       the logits do not depend on that grid: in a vision transformer with a class token, the last patch tokens
       are never read. Modules that take the image itself are no layers. Pooling heads with insides of their
       own (attention pooling) are not looked into, chains (`nn.Sequential`) are.
@@ -50,67 +72,91 @@ def infer_layers(model: nn.Module, input_size: tuple[int, int]) -> dict[str, str
     - `last_norm`: the last layer norm to run before `pre_gap` whose grid the logits depend on. In a Swin this
       is the second norm of the last block, where the catalogue follows the paper and names the first.
 
-    Networks that end in functions instead of modules (DenseNet's last ReLU) get the last module before these.
+    Networks that end in other functions than a ReLU get the last module before these.
 
     Args:
         model: a classifier in eval mode, on any device.
         input_size: (height, width) of its input in px.
+        channels: of its input.
 
     Returns:
         Layer names to module paths, in this order; names that the network has no layer for are missing.
     """
-    grids = [entry for entry in _run(model, input_size) if entry.grid is not None]
+    grids = [entry for entry in _run(model, input_size, channels) if entry.grid is not None]
     names: dict[str, str] = {}
     pre_gap = _outermost(grids)
-    if pre_gap is not None and pre_gap.alive:
-        names["pre_gap"] = pre_gap.path
+    if pre_gap is not None and pre_gap.affects_logits:
+        names["pre_gap"] = pre_gap.path if pre_gap.relu is None else pre_gap.path + RELU
     learned = [entry for entry in grids if next(entry.module.parameters(recurse=False), None) is not None]
     for position, entry in enumerate(learned):
-        if isinstance(entry.module, nn.Conv2d) and entry.alive and 2 * position >= len(learned):
+        if isinstance(entry.module, nn.Conv2d) and entry.affects_logits and 2 * position >= len(learned):
             names["last_conv"] = entry.path
     for entry in learned:
-        if _is_layer_norm(entry.module) and entry.alive and not _share_storage(entry, pre_gap):
+        if _is_layer_norm(entry.module) and entry.affects_logits and not _share_storage(entry, pre_gap):
             names["last_norm"] = entry.path
     return names
 
 
 def check_layers(model: nn.Module, layers: Mapping[str, str], network: str) -> None:
-    """Makes sure that each named layer is a module of the network.
+    """Makes sure that each named layer is a module of the network, or the ReLU after one.
 
     Raises:
-        LayerError: one is not; the message lists close paths.
+        UnknownLayer: one is not; the message lists close paths.
     """
     paths = [path for path, _ in model.named_modules() if path]
     for name, path in layers.items():
-        if path not in paths:
+        if module_of(path) not in paths:
             close = difflib.get_close_matches(path, paths, n=5, cutoff=0.5)
             hint = f"; close paths: {', '.join(close)}" if close else ""
-            raise LayerError(f"{network}: {name}: the network has no module {path!r}{hint}")
+            raise UnknownLayer(f"{network}: {name}: the network has no module {path!r}{hint}")
 
 
-def _run(model: nn.Module, input_size: tuple[int, int]) -> list[_Execution]:
+def _run(model: nn.Module, input_size: tuple[int, int], channels: int) -> list[_ModuleCall]:
     """Runs the network once; its modules' outputs in the order of completion, with gradients."""
     parameter = next(model.parameters())
-    picture = structured_images(1, input_size, torch.Generator().manual_seed(0))
+    picture = structured_images(1, input_size, torch.Generator().manual_seed(0), channels)
     picture = picture.to(parameter.device, parameter.dtype).requires_grad_()
-    with torch.enable_grad(), _recording(model, picture, input_size) as executions:
+    relus: list[_ReluCall] = []
+    with torch.enable_grad(), _recording(model, picture, input_size) as executions, _noting_relus(relus):
         logits = model(picture)
     # Weighted at random: the plain sum of the logits may be constant.
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
-    outputs = [entry.output for entry in executions]
+    calls: list[_ModuleCall | _ReluCall] = [*executions, *relus]
+    outputs = [call.output for call in calls]
     gradients = torch.autograd.grad((logits * weights).sum(), outputs, allow_unused=True)
-    for entry, gradient in zip(executions, gradients, strict=True):
-        entry.gradient = gradient
+    for call, gradient in zip(calls, gradients, strict=True):
+        call.gradient = gradient
+    _assign_relus(executions, relus)
     return _without_pooling_insides(executions)
 
 
+def _noting_relus(relus: list[_ReluCall]) -> ReluWatch:
+    def note(entering: Tensor, apply: Callable[[], Tensor]) -> Tensor:
+        version = entering._version
+        output = apply()
+        if output.requires_grad:
+            relus.append(_ReluCall(entering, version, output))
+        return output
+
+    return ReluWatch(note)
+
+
+def _assign_relus(executions: list[_ModuleCall], relus: list[_ReluCall]) -> None:
+    """Notes of each module call the ReLU that takes what it returned, all of it and as it was."""
+    after = {(id(relu.entering), relu.version): relu for relu in relus}
+    for entry in executions:
+        relu = after.get((id(entry.output), entry.version))
+        if relu is not None and relu.takes_all_of(entry):
+            entry.relu = relu
+
+
 @contextmanager
-def _recording(model: nn.Module, picture: Tensor, input_size: tuple[int, int]) -> Iterator[list[_Execution]]:
-    last: dict[str, _Execution] = {}
+def _recording(model: nn.Module, picture: Tensor, input_size: tuple[int, int]) -> Iterator[list[_ModuleCall]]:
+    last: dict[str, _ModuleCall] = {}
 
     def hook_for(path: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
         def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-            if not isinstance(output, Tensor) or not output.requires_grad or output.shape[0] != 1:
+            if not isinstance(output, Tensor) or not output.requires_grad or output.shape[:1] != (1,):
                 return
             takes_grid = any(grid_of(model, value, input_size) is not None for value in inputs)
             takes_image = any(value is picture for value in inputs)
@@ -118,11 +164,11 @@ def _recording(model: nn.Module, picture: Tensor, input_size: tuple[int, int]) -
             last.pop(path, None)
             # What adaptive pooling returns is no longer the grid that enters the pooling.
             grid = None if isinstance(module, _ADAPTIVE_POOLING) else grid_of(model, output, input_size)
-            last[path] = _Execution(path, module, output, output._version, grid, takes_image, takes_grid)
+            last[path] = _ModuleCall(path, module, output, output._version, grid, takes_image, takes_grid)
 
         return hook
 
-    executions: list[_Execution] = []
+    executions: list[_ModuleCall] = []
     handles = [module.register_forward_hook(hook_for(path)) for path, module in model.named_modules() if path]
     try:
         yield executions
@@ -132,7 +178,7 @@ def _recording(model: nn.Module, picture: Tensor, input_size: tuple[int, int]) -
     executions.extend(last.values())
 
 
-def _without_pooling_insides(executions: list[_Execution]) -> list[_Execution]:
+def _without_pooling_insides(executions: list[_ModuleCall]) -> list[_ModuleCall]:
     """Leaves out what runs inside modules that turn a grid into none, unless they are plain chains."""
     pooling = tuple(
         f"{entry.path}."
@@ -145,7 +191,7 @@ def _without_pooling_insides(executions: list[_Execution]) -> list[_Execution]:
     return [entry for entry in executions if not (pooling and entry.path.startswith(pooling))]
 
 
-def _outermost(grids: list[_Execution]) -> _Execution | None:
+def _outermost(grids: list[_ModuleCall]) -> _ModuleCall | None:
     """The outermost of the modules that return the last grid, the first to run of equals."""
     if not grids:
         return None
@@ -156,7 +202,7 @@ def _outermost(grids: list[_Execution]) -> _Execution | None:
     return min(layers or same, key=lambda entry: entry.path.count("."))
 
 
-def _share_storage(entry: _Execution, other: _Execution | None) -> bool:
+def _share_storage(entry: _ModuleCall, other: _ModuleCall | None) -> bool:
     """Whether both returned the same numbers, perhaps with their dimensions in another order."""
     if other is None:
         return False

@@ -12,17 +12,19 @@ import torch
 import torchvision
 from timm.models import PretrainedCfg
 from torch import nn
-from torchvision.models import (
-    WeightsEnum,
-    get_model,
-    get_model_weights,
-    list_models,
-)
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from service_models.errors import ArchitectureError, WeightsError
-from service_models.spec import Hub, NetworkSpec
+from service_models.errors import ArchitectureError, NetworkError, WeightsError
+from service_models.files import printable
+from service_models.hugging_face import build_transformers
+from service_models.own_code import build_own
+from service_models.spec import Hub, NetworkSpec, Preprocessing
 
 Library = Literal["torchvision", "timm"]
+# What the libraries call the number of classes, of channels, and the size of the input.
+CLASSES_ARGUMENT = "num_classes"
+CHANNELS_ARGUMENT = "in_chans"
+SIZE_ARGUMENTS = ("img_size", "image_size", "input_size")
 
 # Their auxiliary heads only serve training, and the input transform undoes what every weights file of theirs
 # was trained without.
@@ -90,40 +92,40 @@ def build(spec: NetworkSpec) -> nn.Module:
     The global random state is left as it was.
 
     Raises:
-        ArchitectureError: the library refuses to build it.
+        ArchitectureError: the library, or the operator's own code, does not build it.
     """
     # Reseeding the GPUs would start them; everything here happens on the CPU.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        if spec.library == "python":
+            return build_own(spec)
+        if spec.library == "transformers":
+            return build_transformers(spec)
         try:
             return _build_torchvision(spec) if spec.library == "torchvision" else _build_timm(spec)
-        except (
-            TypeError,
-            ValueError,
-            RuntimeError,
-            AssertionError,
-            ImportError,
-            NotImplementedError,
-        ) as error:
+        except (TypeError, ValueError, RuntimeError, AssertionError, ImportError) as error:
             raise ArchitectureError(
-                f"{spec.name}: {spec.library} cannot build {spec.architecture!r}: {error}"
+                f"{spec.name}: {spec.library} cannot build {spec.architecture!r}: {printable(error, 500)}"
             ) from error
 
 
 @contextmanager
-def running(spec: NetworkSpec, input_size: tuple[int, int]) -> Iterator[None]:
-    """Around a run of the network on pictures of `input_size` (height, width) in px.
+def reporting_input_size(spec: NetworkSpec, preprocessing: Preprocessing) -> Iterator[None]:
+    """Around a run of the network on pictures of its view's size.
 
     Raises:
         ArchitectureError: the network does not take them.
     """
     try:
         yield
-    # Any model of two large libraries: what they raise on a wrong size is not agreed upon.
+    except NetworkError:
+        raise
+    # Any model of two large libraries, or an operator's: what they raise on a wrong size is not agreed upon.
     except Exception as error:
-        raise ArchitectureError(
-            f"{spec.name}: {spec.architecture} does not take {input_size[0]} x {input_size[1]} px: {error}"
-        ) from error
+        height, width = preprocessing.input_size
+        size = f"{height} x {width} px with {preprocessing.channels} channel{'s' if preprocessing.channels > 1 else ''}"
+        message = f"{spec.name}: {spec.architecture} does not take {size}: {printable(error, 500)}"
+        raise ArchitectureError(message) from error
 
 
 def _build_torchvision(spec: NetworkSpec) -> nn.Module:
@@ -135,7 +137,7 @@ def _build_torchvision(spec: NetworkSpec) -> nn.Module:
     for prefix, argument in _TORCHVISION_SIZE_ARGUMENT.items():
         if size is not None and spec.architecture.startswith(prefix):
             arguments[argument] = size if argument == "image_size" else (size, size)
-    return get_model(spec.architecture, weights=None, **arguments)
+    return get_model(spec.architecture, weights=None, **(arguments | dict(spec.arguments)))
 
 
 def _build_timm(spec: NetworkSpec) -> nn.Module:
@@ -144,10 +146,13 @@ def _build_timm(spec: NetworkSpec) -> nn.Module:
     if spec.classes is not None:
         arguments["num_classes"] = spec.classes
     size = spec.preprocessing.input_size if spec.preprocessing else None
+    channels = spec.preprocessing.channels if spec.preprocessing else None
+    if channels is not None and channels != config.input_size[0]:
+        arguments[CHANNELS_ARGUMENT] = channels
     if config.fixed_input_size and size is not None and tuple(config.input_size[1:]) != size:
         arguments["img_size"] = size
     name = f"{spec.architecture}.{config.tag}" if config.tag else spec.architecture
-    model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    model: nn.Module = timm.create_model(name, pretrained=False, **(arguments | dict(spec.arguments)))
     if getattr(model, "num_classes", None) == 0:
         raise ArchitectureError(
             f"{spec.name}: {name} is a backbone without a classifier; a configuration entry with `classes` "
@@ -169,5 +174,6 @@ def _hub_tag(spec: NetworkSpec) -> str | None:
 
 
 def _no_such_weights(spec: NetworkSpec, tag: str | None) -> WeightsError:
+    assert spec.library in ("torchvision", "timm")
     known = ", ".join(weights_names(spec.library, spec.architecture)) or "none"
     return WeightsError(f"{spec.name}: {spec.library} has no weights {tag!r} for {spec.architecture}; it has: {known}")

@@ -7,9 +7,15 @@ from typing import Any, get_args
 
 from timm.data.config import resolve_data_config
 
-from service_models.errors import ArchitectureError
+from service_models.errors import ArchitectureError, ConfigError
 from service_models.libraries import timm_weights, torchvision_weights
-from service_models.spec import Interpolation, NetworkSpec, Preprocessing
+from service_models.spec import Fit, Interpolation, NetworkSpec, Preprocessing
+
+# Of a network's input: the picture's luminance, or its colours.
+CHANNELS = (1, 3)
+
+# timm's crop modes, where a network sees the whole of what they leave.
+_FITS: dict[str, Fit] = {"center": "crop", "squash": "stretch", "border": "pad"}
 
 _log = logging.getLogger(__name__)
 
@@ -17,16 +23,20 @@ _log = logging.getLogger(__name__)
 def library_preprocessing(spec: NetworkSpec) -> Preprocessing:
     """The evaluation view that the library states for the weights of `spec`, or for its default weights.
 
-    A few timm networks were evaluated on a squashed or a letterboxed picture. This service explains what a
-    centre crop shows, so they get a crop of the same scale, and a warning in the log.
+    A few timm networks were evaluated on a squashed or a letterboxed picture. Those that saw all of it have that as
+    their fit; the others get a centre crop of the same scale, and a warning in the log.
 
     Raises:
-        ArchitectureError: the network takes other than three channels.
+        ArchitectureError: the network takes other than one or three channels.
+        ConfigError: the operator's own code states none.
         WeightsError: the weights that `spec` names do not exist.
     """
+    if spec.library == "python":
+        raise ConfigError("preprocessing: own code takes input_size, mean and std: nothing else states them")
+    assert spec.library in ("torchvision", "timm")
     view = _of_torchvision(spec) if spec.library == "torchvision" else _of_timm(spec)
-    if len(view.mean) != 3 or len(view.std) != 3:
-        raise ArchitectureError(f"{spec.name}: only networks with three input channels can be explained")
+    if view.channels not in CHANNELS or len(view.std) != view.channels:
+        raise ArchitectureError(f"{spec.name}: only networks with one or three input channels can be explained")
     return view
 
 
@@ -56,12 +66,16 @@ def _of_timm(spec: NetworkSpec) -> Preprocessing:
     stated = timm_weights(spec).to_dict()
     config: dict[str, Any] = resolve_data_config(pretrained_cfg=stated)
     _, height, width = config["input_size"]
-    if config["crop_mode"] != "center":
+    fit = _FITS.get(config["crop_mode"])
+    if fit is None or (fit != "crop" and config["crop_pct"] != 1):
         _log.warning(
-            "%s: timm evaluates it with crop mode %r; the service uses a centre crop of the same scale",
+            "%s: timm evaluates it with crop mode %r at %s of the picture; the service uses a centre crop of the same "
+            "scale",
             spec.name,
             config["crop_mode"],
+            config["crop_pct"],
         )
+        fit = "crop"
     return Preprocessing(
         input_size=(height, width),
         # As timm's transforms do: the crop is this fraction of the resized short side.
@@ -69,6 +83,7 @@ def _of_timm(spec: NetworkSpec) -> Preprocessing:
         interpolation=_interpolation(config["interpolation"]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
+        fit=fit,
     )
 
 

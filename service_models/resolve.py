@@ -8,10 +8,11 @@ from typing import NoReturn
 
 from service_models.catalogue import CATALOGUE
 from service_models.errors import UnknownNetwork
+from service_models.files import printable
 from service_models.libraries import Library, architectures, weights_names
 from service_models.spec import Hub, NetworkSpec
 
-NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
 def resolve(name: str, config: Mapping[str, NetworkSpec] | None = None) -> NetworkSpec:
@@ -27,7 +28,9 @@ def resolve(name: str, config: Mapping[str, NetworkSpec] | None = None) -> Netwo
     """
     config = config or {}
     if not NAME_PATTERN.fullmatch(name):
-        raise UnknownNetwork(f"{name!r} is no name of a network: letters, digits, '_', '.' and '-' only")
+        raise UnknownNetwork(
+            f"'{printable(name)}' is not a network name: letters, digits, '_', '.' and '-' only, and at most 200"
+        )
     for known in (config, CATALOGUE):
         if name in known:
             return known[name]
@@ -56,7 +59,7 @@ def library_spec(name: str, library: str, architecture: str) -> NetworkSpec:
         if spec is None:
             _refuse(architecture, (), only="timm")
         return replace(spec, name=name)
-    raise UnknownNetwork(f"{library!r} is no library of networks: torchvision or timm")
+    raise UnknownNetwork(f"{library!r} is not a library of networks: torchvision or timm")
 
 
 def _timm_spec(name: str) -> NetworkSpec | None:

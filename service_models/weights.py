@@ -9,11 +9,14 @@ from pathlib import Path
 from torch import nn
 
 from service_models import hub
-from service_models.checkpoint import StateDict, fit, load_state, read_checkpoint
+from service_models.calibration import calibrate_random_weights
+from service_models.checkpoint import StateDict, read_checkpoint
 from service_models.errors import HubUnreachable, WeightsError
-from service_models.libraries import running
-from service_models.lively import make_lively
-from service_models.spec import Checkpoint, Embedded, NetworkSpec, Random
+from service_models.files import is_file, printable
+from service_models.fitting import load_state, mismatches, readings, selected
+from service_models.hugging_face import translated_by_transformers
+from service_models.libraries import reporting_input_size
+from service_models.spec import Built, CheckpointFile, Embedded, NetworkSpec, Preprocessing, Random
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ _LOCAL_SUFFIXES = (".safetensors", ".pth")
 def load_weights(
     model: nn.Module,
     spec: NetworkSpec,
-    input_size: tuple[int, int],
+    preprocessing: Preprocessing,
     weights_dir: Path | None = None,
     mirror: str | None = None,
 ) -> str:
@@ -37,7 +40,7 @@ def load_weights(
     Args:
         model: the architecture, on the CPU.
         spec: the network.
-        input_size: (height, width) of its input in px; random weights are made for it.
+        preprocessing: its view; random weights are made for its input.
         weights_dir: where local files are.
         mirror: scheme and host in place of the hub's own; None for the library's.
 
@@ -49,15 +52,17 @@ def load_weights(
         HubUnreachable: they are in no file and the hub cannot be reached; the message says what to put where.
     """
     source = spec.weights
+    if isinstance(source, Built):
+        return "built"
     if isinstance(source, Random):
-        with running(spec, input_size):
-            make_lively(model, source.seed, input_size)
+        with reporting_input_size(spec, preprocessing):
+            calibrate_random_weights(model, source.seed, preprocessing.input_size, preprocessing.channels)
         return "random"
-    if isinstance(source, Checkpoint):
-        return _load_file(model, spec, source.path)
+    if isinstance(source, CheckpointFile):
+        return _load_file(model, spec, source)
     local = _local_file(spec, weights_dir)
     if local is not None:
-        return _load_file(model, spec, local)
+        return _load_file(model, spec, CheckpointFile(local))
     if isinstance(source, Embedded):
         return _load_embedded(model, spec)
     return _load_from_hub(model, spec, weights_dir, mirror)
@@ -67,12 +72,14 @@ def _local_file(spec: NetworkSpec, weights_dir: Path | None) -> Path | None:
     if weights_dir is None:
         return None
     paths = (weights_dir / f"{spec.name}{suffix}" for suffix in _LOCAL_SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if is_file(path)), None)
 
 
-def _load_file(model: nn.Module, spec: NetworkSpec, path: Path) -> str:
-    _load_state(model, spec, read_checkpoint(path), str(path))
-    return f"file/{path.name}"
+def _load_file(model: nn.Module, spec: NetworkSpec, file: CheckpointFile) -> str:
+    state = read_checkpoint(file.path, file.key)
+    state = selected(state, file.prefix, file.renamed, f"{spec.name}: {printable(file.path)}")
+    _load_state(model, spec, state, str(file.path))
+    return f"file/{file.path.name}"
 
 
 def _load_embedded(model: nn.Module, spec: NetworkSpec) -> str:
@@ -111,9 +118,9 @@ def _embedded_path(spec: NetworkSpec) -> Path:
 def _load_from_hub(model: nn.Module, spec: NetworkSpec, weights_dir: Path | None, mirror: str | None) -> str:
     file = hub.hub_file(spec, mirror)
     try:
-        path = hub.fetch(file, mirror)
+        path = hub.fetch_weights(file, mirror)
     except HubUnreachable as error:
-        directory = weights_dir.resolve() if weights_dir else "not set"
+        directory = weights_dir.absolute() if weights_dir else "not set"
         raise HubUnreachable(
             f"{spec.name}: its weights could not be fetched ({error}). Put the file {spec.name}.safetensors "
             f"or {spec.name}.pth (the state dict of {file.label}) into CAM_WEIGHTS_DIR ({directory}), or "
@@ -126,13 +133,38 @@ def _load_from_hub(model: nn.Module, spec: NetworkSpec, weights_dir: Path | None
 
 
 def _load_state(model: nn.Module, spec: NetworkSpec, state: StateDict, origin: str) -> None:
-    """Loads `state`; where a timm network was saved by its authors' code, timm translates it first."""
-    if spec.library == "timm" and fit(model, state):
-        translated = _translated_by_timm(model, state)
-        if translated is not None and not fit(model, translated):
-            _log.info("%s: timm translated the names of %s", spec.name, origin)
-            state = translated
-    load_state(model, state, f"{spec.name}: {origin}")
+    """Loads `state`; where its names do not fit as they are, a beginning that all share is taken off.
+
+    A timm network that was saved by its authors' code is translated by timm, and one of transformers, whose files keep
+    old names, by transformers.
+    """
+    found = list(readings(model, state))
+    tried: list[StateDict] = []
+    for prefix, reading in found:
+        tried.append(reading)
+        if mismatches(model, reading):
+            translated = _translated(model, spec, reading)
+            tried.append(translated or {})
+            if translated is None or mismatches(model, translated):
+                continue
+            _log.info("%s: %s translated the names of %s", spec.name, spec.library, origin)
+        if prefix:
+            _log.info("%s: took '%s' off all names of %s", spec.name, printable(prefix), origin)
+        load_state(model, tried[-1], f"{spec.name}: {origin}")
+        return
+    own = model.state_dict().keys()
+    # What fits best is told of.
+    nearest = max(tried, key=lambda reading: len(own & reading.keys()))
+    if spec.library == "python":
+        load_state(model, nearest, f"{spec.name}: {origin}", "set the number of classes in `arguments` to {}")
+    load_state(model, nearest, f"{spec.name}: {origin}")
+
+
+def _translated(model: nn.Module, spec: NetworkSpec, state: StateDict) -> StateDict | None:
+    """The state dict under the names that the network's library has for it now; None where it has none."""
+    if spec.library == "transformers":
+        return translated_by_transformers(model, state)
+    return _translated_by_timm(model, state) if spec.library == "timm" else None
 
 
 def _translated_by_timm(model: nn.Module, state: StateDict) -> StateDict | None:

@@ -11,14 +11,17 @@ from app.__main__ import main
 from app.cam.methods import METHODS
 from app.cam.utilities import UTILITIES
 from app.documentation import MARKER, settings_table, variable, write_settings
+from app.imaging.formats import FORMATS
 from app.settings import Settings
-from service_models import CATALOGUE, Hub, read_config
-from service_models.config import _LayersEntry, _NetworkEntry, _PreprocessingEntry
+from service_models import CATALOGUE
+from service_models.config import read_config
+from service_models.entries import CheckEntry, LayersEntry, NetworkEntry, PreprocessingEntry
+from service_models.spec import Hub
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-CONFIGURATION, METHODS_PAGE, NETWORKS = (
-    ROOT / "docs" / f"{name}.md" for name in ("configuration", "methods", "networks")
+ARCHITECTURE, CONFIGURATION, METHODS_PAGE, NETWORKS = (
+    ROOT / "docs" / f"{name}.md" for name in ("architecture", "configuration", "methods", "networks")
 )
 
 
@@ -46,6 +49,22 @@ def words(cell: str) -> list[str]:
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL)
+
+
+def test_every_file_and_class_of_the_architecture_exists() -> None:
+    named = set(words(read(ARCHITECTURE)))
+    paths = {name for name in named if "/" in name.strip("/") and not name.startswith("/") and " " not in name}
+    classes = {name for name in named if re.fullmatch(r"[A-Z][a-z]\w+", name)}
+    assert len(paths) > 60
+    assert len(classes) > 60
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    code = "\n".join(read(path) for room in ("app", "service_models") for path in (ROOT / room).rglob("*.py"))
+    assert sorted(classes - set(re.findall(r"^class (\w+)", code, re.MULTILINE))) == []
+
+
+def test_the_architecture_names_every_carrier_once() -> None:
+    carriers = re.findall(r"\*\*`(\w+)`", read(ARCHITECTURE).split("## The rooms")[0])
+    assert len(carriers) == len(set(carriers)) > 40
 
 
 def test_the_table_of_settings_is_the_generated_one() -> None:
@@ -98,8 +117,29 @@ def test_the_methods_whose_sum_means_something_are_those_of_the_engine() -> None
     assert pools == {name for name, method in METHODS.items() if method.efficient == "pools"}
 
 
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "docs" / "api.md"], ids=lambda page: page.name
+)
+def test_every_list_of_formats_is_that_of_the_decoder(page: Path) -> None:
+    text = " ".join(read(page).split())
+    lists = [
+        re.split(r", | and | or ", found) for found in re.findall(r"JPEG, PNG(?:, \w+)*(?: (?:and|or) [A-Z]\w+)?", text)
+    ]
+    assert lists
+    titles = [entry.title for entry in FORMATS.values()]
+    assert all(found in (titles, list(FORMATS)) for found in lists), lists
+
+
+def test_no_other_file_of_the_service_lists_the_formats() -> None:
+    files = [path for path in (ROOT / "app").rglob("*") if path.suffix in {".py", ".js", ".html"}]
+    assert len(files) > 100
+    listing = re.compile(r"JPEG\W+PNG|jpeg\W+(?:image/)?\W*png", re.IGNORECASE)
+    assert [path.name for path in files if listing.search(read(path))] == []
+
+
 def test_every_utility_has_a_row() -> None:
-    assert [words(row["utility"])[0] for row in rows(METHODS_PAGE, "utility")] == list(UTILITIES)
+    # For a softmax, and for a sigmoid.
+    assert [words(row["utility"])[0] for row in rows(METHODS_PAGE, "utility")] == 2 * list(UTILITIES)
 
 
 def test_every_picture_of_the_methods_is_shown_and_all_are_small() -> None:
@@ -109,8 +149,8 @@ def test_every_picture_of_the_methods_is_shown_and_all_are_small() -> None:
 
 
 def test_every_key_of_the_file_of_networks_is_documented() -> None:
-    tables = {"preprocessing": _PreprocessingEntry, "layers": _LayersEntry}
-    keys = [name for name in _NetworkEntry.model_fields if name not in tables]
+    tables = {"preprocessing": PreprocessingEntry, "layers": LayersEntry, "check": CheckEntry}
+    keys = [name for name in NetworkEntry.model_fields if name not in tables]
     keys += [f"{table}.{name}" for table, entry in tables.items() for name in entry.model_fields]
     assert sorted(words(row["key"])[0] for row in rows(CONFIGURATION, "key")) == sorted(keys)
 
@@ -118,9 +158,12 @@ def test_every_key_of_the_file_of_networks_is_documented() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_networks_of_the_pages_can_be_configured(page: Path, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(page, "toml")):
-        names = re.findall(r'"([\w.]+\.safetensors)"', block)
+        names = re.findall(r'"(?:python:)?([\w.]+\.(?:safetensors|pth|png|py))[":]', block)
         for name in names:
             (tmp_path / name).touch()
+        for name in re.findall(r'"transformers:(\w+)"', block):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "config.json").write_text("{}")
         classes = re.search(r"^classes = (\d+)", block, re.MULTILINE)
         labels = "".join(f"class {index}\n" for index in range(int(classes[1]) if classes else 3))
         (tmp_path / "labels.txt").write_text(labels)

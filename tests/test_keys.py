@@ -7,6 +7,7 @@ import pytest
 
 from app import keys
 from app.keys import Keys, KeysError
+from tests.operators_files import UNREADABLE
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210-_.~+/=="
 
@@ -71,6 +72,28 @@ def test_no_file_is_refused(path: Path) -> None:
     path.write_bytes(b"ops: \xff\xff\n")
     with pytest.raises(KeysError, match="cannot be read"):
         Keys(path)
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_cannot_be_read_is_refused_at_once_and_in_a_line(path: Path, kind: str) -> None:
+    make, message = UNREADABLE[kind]
+    make(path)
+    with pytest.raises(KeysError, match=f"CAM_API_KEYS_FILE: .*keys cannot be read: .*({message})") as raised:
+        Keys(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_takes_the_place_of_the_file_leaves_the_keys_as_they_were(
+    path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    path.write_text(f"ops: {KEY}\n")
+    known = Keys(path)
+    path.unlink()
+    UNREADABLE[kind][0](path)
+    for _ in range(3):
+        assert known.name_of(KEY) == "ops"
+    assert caplog.text.count("stay as they were") == 1
 
 
 def test_a_change_is_seen_and_a_broken_one_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:

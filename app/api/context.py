@@ -1,10 +1,11 @@
-"""What a request finds of the running service."""
+"""What handlers need of the running service."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from app.runtime.runtime import Runtime
@@ -17,13 +18,26 @@ def runtime_of(request: Request) -> Runtime:
     return runtime
 
 
+async def _until_sent() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+UntilSent = Annotated[AsyncExitStack, Depends(_until_sent, scope="request")]
+"""What a request holds until the last byte of its reply is sent: its place in the queue, and its pictures."""
+
+
 @asynccontextmanager
-async def admitted(request: Request) -> AsyncIterator[None]:
-    """Holds a place in the queue for a request whose body has been read, until its caller hangs up.
+async def answering(request: Request, until_sent: AsyncExitStack) -> AsyncIterator[None]:
+    """Takes a place in the queue for a request whose body has been read, and works on it until its caller hangs up.
+
+    Args:
+        request: the request.
+        until_sent: takes the place.
 
     Raises:
         ClientDisconnect: the caller hung up.
-        ServiceError: whatever `Runtime.admitted` raises.
+        ServiceError: whatever `Runtime.admitted` and `Runtime.deadline` raise.
     """
     handler = asyncio.current_task()
     assert handler is not None
@@ -36,7 +50,8 @@ async def admitted(request: Request) -> AsyncIterator[None]:
         has_hung_up = True
         handler.cancel()
 
-    async with runtime_of(request).admitted():
+    until_sent.enter_context(runtime_of(request).admitted())
+    async with runtime_of(request).deadline():
         watcher = asyncio.create_task(watch())
         try:
             yield

@@ -32,12 +32,11 @@ class KeyGuard:
                 "an API key is needed",
                 headers={"WWW-Authenticate": "Bearer"},
                 field="Authorization",
-                takes="Bearer and a key of this service",
+                expected="Bearer and a key of this service",
             )
             await respond(Request(scope), error)(scope, receive, send)
             return
-        if record := record_of(scope):
-            record.key = name
+        record_of(scope).key = name
         await self._app(scope, receive, send)
 
     def _name(self, headers: Headers) -> str | None:

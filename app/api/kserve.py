@@ -3,31 +3,31 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.asking import Asked, ask
 from app.api.body import validate
-from app.api.context import admitted, runtime_of
-from app.api.handlers import as_service_error
+from app.api.build_request import build_request
+from app.api.context import UntilSent, answering, runtime_of
+from app.api.drawings import Drawings
 from app.api.instances import Instances, at_instance, read_instances
 from app.api.negotiation import choose
 from app.api.openapi import UPLOAD_STATUSES, call, documented
-from app.api.pictures import Pictures, Piece, listed, send
-from app.api.record import account
+from app.api.pictures import Piece, ReplyPictures, listed, send
+from app.api.record import caller_of, record_result
 from app.api.replies import Clock, explain_reply, predict_reply
 from app.api.targets import check_top_k
-from app.errors import InvalidParameter, MethodNotAllowed
-from app.imaging.errors import ImagingError
+from app.errors import ImageError, InvalidParameter, MethodNotAllowed
+from app.imaging.reading import DecodeSpec
 from app.imaging.shrinking import shrunk_size
 from app.parameters import ExplainParameters, PredictParameters
-from app.runtime.backend import Backend
-from app.runtime.decoding import Reading
-from app.runtime.pipeline import Answer, see
-from app.runtime.pipeline import predict as run_network
+from app.runtime import pipeline
+from app.runtime.backend import Backend, ExplainRequest
+from app.runtime.picture_request import DecodedPicture, read_picture
+from app.runtime.pipeline import Answer
 from app.schemas import Explanations, Predictions, Timing
 
 router = APIRouter(tags=["kserve"])
@@ -41,15 +41,15 @@ _MOST_VALUES = 2**22
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class _InstanceReply:
     """The reply to one instance, ready to be sent."""
 
     pieces: list[Piece]
     timing: Timing
 
 
-_Read = Callable[[bytes], AbstractAsyncContextManager[Reading]]
-_Answer = Callable[[Reading], Awaitable[_Done]]
+_Read = Callable[[bytes], AbstractAsyncContextManager[DecodedPicture]]
+_Answer = Callable[[DecodedPicture], Awaitable[_InstanceReply]]
 
 
 @router.post(
@@ -59,25 +59,26 @@ _Answer = Callable[[Reading], Awaitable[_Done]]
     openapi_extra=call("Predict", top_k=3),
     responses=documented(*UPLOAD_STATUSES),
 )
-async def predict(request: Request, name: str) -> Response:
+async def predict(request: Request, name: str, until_sent: UntilSent) -> Response:
     """Answers with one reply of `/v1/predict` for each instance, in order."""
     clock = Clock(time.perf_counter())
     body = await _receive(request)
     parameters = validate(PredictParameters, body.fields, _IN_PATH)
     runtime = runtime_of(request)
-    served = runtime.network(name)
-    check_top_k(parameters, served)
-    pictures = Pictures()
+    backend = runtime.network(name)
+    check_top_k(parameters, backend)
+    pictures = ReplyPictures()
 
-    def render(answer: Answer) -> _Done:
+    def render(answer: Answer) -> _InstanceReply:
         reply = predict_reply(answer, parameters.top_k, clock)
-        return _Done(pictures.splice(reply), reply.timing_ms)
+        return _InstanceReply(pictures.splice(reply), reply.timing_ms)
 
-    async def classify(seen: Reading) -> _Done:
-        return await runtime.offload(partial(render, await run_network(served, seen)))
+    async def classify(decoded: DecodedPicture) -> _InstanceReply:
+        return await runtime.offload(partial(render, await pipeline.predict(backend, decoded)))
 
-    read = partial(see, runtime, served.network, fit=parameters.fit)
-    return await _answer(request, body, read, classify, "predictions", served.network.name, "none")
+    spec = DecodeSpec.of(backend.network.preprocessing, parameters.fit)
+    read = partial(read_picture, runtime.images, spec=spec, caller=caller_of(request.scope))
+    return await _answer(request, until_sent, body, read, classify, "predictions", backend.network.name, "none")
 
 
 @router.post(
@@ -87,7 +88,7 @@ async def predict(request: Request, name: str) -> Response:
     openapi_extra=call("Explain", target=["predicted", "least-likely"], include=["heatmap", "overlay"]),
     responses=documented(*UPLOAD_STATUSES),
 )
-async def explain(request: Request, name: str) -> Response:
+async def explain(request: Request, name: str, until_sent: UntilSent) -> Response:
     """Answers with one reply of `/v1/explain` for each instance, in order.
 
     The instances of a call, and those of other calls, share batches.
@@ -96,40 +97,48 @@ async def explain(request: Request, name: str) -> Response:
     body = await _receive(request)
     parameters = validate(ExplainParameters, body.fields, _IN_PATH)
     runtime = runtime_of(request)
-    served = runtime.network(name)
-    asked = ask(parameters, [parameters.method], [parameters.utility], served, runtime.settings)
+    backend, layers, explain_request = build_request(parameters, runtime, name)
     # To estimate a thousand explanations takes some milliseconds.
-    bounds = await asyncio.to_thread(_Bounds, len(body.images), asked, parameters, served)
-    pictures = Pictures()
+    bounds = await asyncio.to_thread(_Bounds, len(body.images), explain_request, parameters, backend)
+    drawings, pictures = Drawings(parameters, backend.network, len(explain_request.questions)), ReplyPictures()
 
-    def render(answer: Answer) -> _Done:
-        reply = explain_reply(answer, parameters, asked.layers, pictures, clock)
-        return _Done(pictures.splice(reply), reply.timing_ms)
-
-    async def explain_one(seen: Reading) -> _Done:
-        bounds.count(seen)
-        answer = await asked.explain(served, seen)
+    async def explain_one(decoded: DecodedPicture) -> _InstanceReply:
+        bounds.count(decoded)
+        answer = await pipeline.explain(backend, decoded, explain_request)
         bounds.check(answer)
-        return await runtime.offload(partial(render, answer))
+        rendering = clock.start_rendering()
+        drawn = await decoded.render(await runtime.offload(lambda: drawings.specs(answer)))
+        until_sent.callback(decoded.keep_drawings())
 
-    max_side = parameters.max_side if "overlay" in parameters.include else None
-    overlays = len(asked.questions)
-    read = partial(see, runtime, served.network, fit=parameters.fit, max_side=max_side, overlays=overlays)
-    return await _answer(request, body, read, explain_one, "explanations", served.network.name, parameters.method)
+        def reply() -> _InstanceReply:
+            named = drawings.add_to(pictures, drawn)
+            reply = explain_reply(answer, parameters, layers, named, rendering)
+            return _InstanceReply(pictures.splice(reply), reply.timing_ms)
+
+        return await runtime.offload(reply)
+
+    spec = DecodeSpec.of(backend.network.preprocessing, parameters.fit, drawings.base_side)
+    caller = caller_of(request.scope)
+    read = partial(read_picture, runtime.images, spec=spec, drawn_bytes=drawings.drawn_bytes, caller=caller)
+    return await _answer(
+        request, until_sent, body, read, explain_one, "explanations", backend.network.name, parameters.method
+    )
 
 
 @router.get("/v1/models/{name}:predict", include_in_schema=False)
 @router.get("/v1/models/{name}:explain", include_in_schema=False)
 async def refuse_get(request: Request) -> None:
     """Names the right method, where `/v1/models/{name}` would look for a network of such a name."""
-    message = f"{request.url.path} does not take GET"
-    raise MethodNotAllowed(message, headers={"Allow": "POST"}, takes="POST")
+    message = f"{request.url.path} does not support GET"
+    raise MethodNotAllowed(message, headers={"Allow": "POST"}, expected="POST")
 
 
 class _Bounds:
     """Keeps what a call holds until it is answered within bounds."""
 
-    def __init__(self, instances: int, asked: Asked, parameters: ExplainParameters, served: Backend) -> None:
+    def __init__(
+        self, instances: int, request: ExplainRequest, parameters: ExplainParameters, backend: Backend
+    ) -> None:
         """Refuses what is known to be too much before any picture is read.
 
         Raises:
@@ -137,33 +146,33 @@ class _Bounds:
         """
         self._instances = instances
         self._parameters = parameters
-        self._explanations = len(asked.questions)
+        self._explanations = len(request.questions)
         self._pixels = 0
-        everything = [replace(question, image=image) for image in range(instances) for question in asked.questions]
-        served.refuse_beyond(asked.limit_s, tuple(asked.layers.values()), everything, parameters.smooth)
-        height, width = served.network.preprocessing.input_size
+        height, width = backend.network.preprocessing.input_size
         drawn = len({"heatmap", "explanation_map", "anti_explanation_map"} & set(parameters.include))
         if instances * self._explanations * drawn * height * width > _MOST_PIXELS:
-            takes = f"fewer instances, targets or pictures: at most {_MOST_PIXELS} px besides overlays"
-            raise InvalidParameter("the call asks for too many pictures", field="include", takes=takes)
+            expected = f"fewer instances, targets or pictures: at most {_MOST_PIXELS} px besides overlays"
+            raise InvalidParameter("the call asks for too many pictures", field="include", expected=expected)
+        everything = (replace(each, image_index=image) for image in range(instances) for each in request.questions)
+        backend.admit(replace(request, questions=tuple(everything)))
 
-    def count(self, seen: Reading) -> None:
+    def count(self, decoded: DecodedPicture) -> None:
         """Adds a picture's overlays to those of the call.
 
         Raises:
             InvalidParameter: they are too large together.
         """
-        picture = seen.picture
+        picture = decoded.picture
         if "overlay" not in self._parameters.include:
             return
         width, height = shrunk_size((picture.width, picture.height), self._parameters.max_side)
         self._pixels += self._explanations * width * height
         if self._pixels > _MOST_PIXELS:
-            takes = (
+            expected = (
                 f"smaller overlays, fewer instances or targets: the overlays of a call have at most {_MOST_PIXELS} px"
             )
             message = "the overlays of this call are too large together"
-            raise InvalidParameter(message, field="max_side", takes=takes, value=self._parameters.max_side)
+            raise InvalidParameter(message, field="max_side", expected=expected, value=self._parameters.max_side)
 
     def check(self, answer: Answer) -> None:
         """Judges the attributions by those of one instance, for all have the same size.
@@ -171,11 +180,11 @@ class _Bounds:
         Raises:
             InvalidParameter: they have too many values together.
         """
-        layers = [layer for explanation in answer.explanations for layer in explanation.layers]
+        layers = [layer for explanation in answer.output.explanations for layer in explanation.layers]
         values = self._instances * sum(layer.attribution.numel() for layer in layers)
         if "attribution" in self._parameters.include and values > _MOST_VALUES:
-            takes = f"fewer instances, targets or layers: the attributions of a call have at most {_MOST_VALUES} values"
-            raise InvalidParameter(f"the attributions would have {values} values", field="include", takes=takes)
+            expected = f"fewer instances, targets or layers: all attributions have at most {_MOST_VALUES} values"
+            raise InvalidParameter(f"the attributions would have {values} values", field="include", expected=expected)
 
 
 async def _receive(request: Request) -> Instances:
@@ -186,12 +195,20 @@ async def _receive(request: Request) -> Instances:
 
 
 async def _answer(
-    request: Request, body: Instances, read: _Read, answer_one: _Answer, name: str, model: str, method: str
+    request: Request,
+    until_sent: AsyncExitStack,
+    body: Instances,
+    read: _Read,
+    answer_one: _Answer,
+    name: str,
+    model: str,
+    method: str,
 ) -> Response:
     """Answers all instances, at one place of the queue.
 
     Args:
         request: the call.
+        until_sent: what it holds until its reply is sent.
         body: what it sent.
         read: opens a file as a picture.
         answer_one: makes a reply of a picture.
@@ -204,13 +221,14 @@ async def _answer(
     """
     runtime = runtime_of(request)
     turn = runtime.calls_of_many if len(body.images) > 1 else nullcontext()
-    async with admitted(request), turn:
-        done = await _each(request, body, read, answer_one)
+    async with answering(request, until_sent):
+        await until_sent.enter_async_context(turn)
+        done = await _each(body, read, answer_one)
         response = await runtime.offload(lambda: send(listed(name, [reply.pieces for reply in done])))
-    return account(request, response, model, method, [reply.timing for reply in done])
+    return record_result(request, response, model, method, [reply.timing for reply in done])
 
 
-async def _each(request: Request, body: Instances, read: _Read, answer_one: _Answer) -> list[_Done]:
+async def _each(body: Instances, read: _Read, answer_one: _Answer) -> list[_InstanceReply]:
     """Works on all instances at once, and ends with all of them.
 
     A picture that cannot be used comes before whatever else is wrong, so that the answer does not depend on what was
@@ -219,18 +237,18 @@ async def _each(request: Request, body: Instances, read: _Read, answer_one: _Ans
     Raises:
         ServiceError: of the first instance whose picture cannot be used; without one, whatever else went wrong.
     """
-    tasks: list[asyncio.Task[_Done | None]] = []
+    tasks: list[asyncio.Task[_InstanceReply | None]] = []
     are_read: set[int] = set()
     failures: list[Exception] = [] if body.flaw is None else [body.flaw]
 
-    async def on(number: int) -> _Done | None:
+    async def on(number: int) -> _InstanceReply | None:
         try:
             # Its place among the decoded pictures is given back before any other instance needs it: calls whose
             # instances held their places until the last of them has one would wait for each other for ever.
-            async with read(body.images[number]) as seen:
+            async with read(body.images[number]) as decoded:
                 are_read.add(number)
-                return None if failures else await answer_one(seen)
-        except ImagingError:
+                return None if failures else await answer_one(decoded)
+        except ImageError:
             for task in tasks[number + 1 :]:
                 task.cancel()
             raise
@@ -243,8 +261,8 @@ async def _each(request: Request, body: Instances, read: _Read, answer_one: _Ans
     tasks += [asyncio.create_task(on(number)) for number in range(len(body.images))]
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     for number, outcome in enumerate(outcomes):
-        if isinstance(outcome, ImagingError):
-            raise at_instance(number, as_service_error(request, outcome)) from outcome
+        if isinstance(outcome, ImageError):
+            raise at_instance(number, outcome) from outcome
     if failures:
         raise failures[0]
-    return [outcome for outcome in outcomes if isinstance(outcome, _Done)]
+    return [outcome for outcome in outcomes if isinstance(outcome, _InstanceReply)]

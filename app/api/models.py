@@ -6,7 +6,7 @@ from app.api.context import runtime_of
 from app.api.openapi import documented
 from app.cam.methods import METHODS
 from app.cam.utilities import UTILITIES
-from app.schemas import Entry, Labels, Methods, Model, Models, Utilities
+from app.schemas import Entry, Labels, Methods, Model, Models, Utilities, UtilityEntry
 
 router = APIRouter(tags=["choices"])
 
@@ -26,6 +26,8 @@ async def show_model(request: Request, name: str) -> Model:
         ready=True,
         layers=dict(network.layers),
         input_size=network.preprocessing.input_size,
+        channels=network.preprocessing.channels,
+        scores=network.scores.name,
         classes=len(network.labels),
         weights=network.weights,
         device=str(network.device),
@@ -54,6 +56,13 @@ async def list_utilities() -> Utilities:
     """All utility functions with their sources."""
     return Utilities(
         utilities=[
-            Entry(name=u.name, description=u.description, source=u.source, parameters=[]) for u in UTILITIES.values()
+            UtilityEntry(
+                name=u.name,
+                description=u.description,
+                source=u.source,
+                parameters=[],
+                aliases=[u.alias] if u.alias != u.name else [],
+            )
+            for u in UTILITIES.values()
         ]
     )

@@ -20,8 +20,8 @@ def choose(headers: Headers, offered: tuple[str, ...]) -> str:
     qualities = {media_type: _quality(media_type, ranges) for media_type in offered}
     best = max(offered, key=qualities.__getitem__)
     if qualities[best] <= 0:
-        takes = " or ".join(offered)
-        raise NotAcceptable(f"none of '{accept}' can be made", field="Accept", takes=takes)
+        expected = " or ".join(offered)
+        raise NotAcceptable(f"none of the media types '{accept}' can be produced", field="Accept", expected=expected)
     return best
 
 

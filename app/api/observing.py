@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.handlers import respond
-from app.api.record import Record, current_request_id, route_of
+from app.api.record import RECORD_KEY, Record, route_of
+from app.logs import current_request_id
 from app.runtime.meters import Meters
 
 _LOG = logging.getLogger("app.access")
@@ -46,7 +47,7 @@ class Observing:
             await self._app(scope, receive, send)
             return
         record = Record(_request_id(Headers(scope=scope)))
-        scope["cam.record"] = record
+        scope[RECORD_KEY] = record
         current_request_id.set(record.request_id)
         status = _HUNG_UP
 

@@ -21,6 +21,7 @@ _NONE = documented(401, 500, 501)
 _ANY = -1
 
 
+@router.get("/v2/", include_in_schema=False)
 @router.get("/v2", summary="Describe the service", responses=documented(401, 500))
 async def show_server() -> Server:
     """Name and version of the service."""
@@ -43,25 +44,25 @@ async def ready(request: Request) -> Ready:
 @router.get(_MODEL, summary="Describe a network's tensors", responses=_OF_A_MODEL)
 async def show_model(request: Request, name: str) -> ModelMetadata:
     """What goes in, posted to `/v1/models/{name}:predict`, and what comes out; 503 while it is still loading."""
-    return _metadata(_served(request, name))
+    return _metadata(_backend(request, name))
 
 
 @router.get(_VERSIONED, summary="Describe a version's tensors", responses=_OF_A_MODEL)
 async def show_version(request: Request, name: str, version: str) -> ModelMetadata:
     """The same of the only version, 1."""
-    return _metadata(_served(request, name, version))
+    return _metadata(_backend(request, name, version))
 
 
 @router.get(f"{_MODEL}/ready", summary="Is a network ready?", responses=_OF_A_MODEL)
 async def model_ready(request: Request, name: str) -> ModelReady:
     """200 while the network is loaded and its device works, 503 otherwise."""
-    return await _ready(request, _served(request, name))
+    return await _ready(request, _backend(request, name))
 
 
 @router.get(f"{_VERSIONED}/ready", summary="Is a version ready?", responses=_OF_A_MODEL)
 async def version_ready(request: Request, name: str, version: str) -> ModelReady:
     """The same of the only version, 1."""
-    return await _ready(request, _served(request, name, version))
+    return await _ready(request, _backend(request, name, version))
 
 
 @router.post(f"{_MODEL}/infer", summary="Not offered", status_code=501, response_model=ErrorReply, responses=_NONE)
@@ -76,24 +77,24 @@ async def infer_version(name: str, version: str) -> NoReturn:  # noqa: ARG001 - 
     raise _not_offered(name)
 
 
-def _served(request: Request, name: str, version: str = VERSION) -> Backend:
+def _backend(request: Request, name: str, version: str = VERSION) -> Backend:
     """The network of a path.
 
     Raises:
         UnknownModel: not configured, or another version than the only one.
         NotReady: still loading.
     """
-    served = runtime_of(request).network(name)
+    backend = runtime_of(request).network(name)
     if version != VERSION:
         message = f"the network '{name}' has no version '{version}'"
-        raise UnknownModel(message, field="version", takes=VERSION, value=version)
-    return served
+        raise UnknownModel(message, field="version", expected=VERSION, value=version)
+    return backend
 
 
-def _metadata(served: Backend) -> ModelMetadata:
-    scores = [_ANY, len(served.network.labels)]
+def _metadata(backend: Backend) -> ModelMetadata:
+    scores = [_ANY, len(backend.network.labels)]
     return ModelMetadata(
-        name=served.network.name,
+        name=backend.network.name,
         versions=[VERSION],
         platform="pytorch_torch",
         inputs=[TensorReply(name="image", datatype="BYTES", shape=[_ANY])],
@@ -101,7 +102,7 @@ def _metadata(served: Backend) -> ModelMetadata:
     )
 
 
-async def _ready(request: Request, served: Backend) -> ModelReady:
+async def _ready(request: Request, backend: Backend) -> ModelReady:
     """Judges a network's device as `/readyz` judges all.
 
     Raises:
@@ -111,13 +112,13 @@ async def _ready(request: Request, served: Backend) -> ModelReady:
     runtime = runtime_of(request)
     if runtime.is_draining:
         raise Draining("the service is stopping")
-    reason = await served.why_not_ready(runtime.settings.timeout_s)
+    reason = await backend.why_not_ready(runtime.settings.timeout_s)
     if reason is not None:
-        device = str(served.network.device)
+        device = str(backend.network.device)
         raise NotReady(f"the device {device} {reason}", headers={"Retry-After": "5"}, device=device)
-    return ModelReady(name=served.network.name, ready=True)
+    return ModelReady(name=backend.network.name, ready=True)
 
 
 def _not_offered(name: str) -> NotOffered:
     instead = f"POST /v1/models/{name}:predict"
-    return NotOffered(f"inference on tensors is not offered: {instead} takes pictures", takes=instead)
+    return NotOffered(f"inference on tensors is not supported: send pictures to {instead}", expected=instead)

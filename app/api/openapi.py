@@ -2,15 +2,17 @@
 
 import base64
 import io
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.config import JsonDict
 
 from app.api.instances import MOST_INSTANCES
 from app.errors import ERRORS
+from app.imaging.formats import titles
 from app.parameters import CompareParameters, ExplainParameters, PredictParameters, list_fields
 from app.schemas import ErrorReply
 from app.settings import Settings
@@ -21,6 +23,8 @@ UPLOAD_STATUSES = (400, 401, 404, 406, 413, 415, 422, 429, 500, 503, 504)
 # Every network has this one version of the Open Inference Protocol.
 VERSION = "1"
 
+# By the beginning of the names of their schemas.
+_FIELDS = {"Explain": ExplainParameters, "Compare": CompareParameters, "Predict": PredictParameters}
 _REFERENCE = "#/components/schemas/{model}"
 _BASE64 = "The file, base64 (RFC 4648)."
 # Both names that OpenAPI has had for it.
@@ -39,39 +43,9 @@ class Upload(BaseModel):
     """An image in a multipart body."""
 
     image: bytes = Field(
-        description="The file: JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF.",
+        description=f"The file: {titles()}.",
         json_schema_extra={"format": "binary", "contentMediaType": "application/octet-stream"},
     )
-
-
-class ExplainForm(Upload, ExplainParameters):
-    """The multipart body of `/v1/explain`."""
-
-
-class CompareForm(Upload, CompareParameters):
-    """The multipart body of `/v1/compare`."""
-
-
-class PredictForm(Upload, PredictParameters):
-    """The multipart body of `/v1/predict`."""
-
-
-class ExplainJson(ExplainParameters):
-    """The JSON body of `/v1/explain`."""
-
-    image: JsonImage
-
-
-class CompareJson(CompareParameters):
-    """The JSON body of `/v1/compare`."""
-
-    image: JsonImage
-
-
-class PredictJson(PredictParameters):
-    """The JSON body of `/v1/predict`."""
-
-    image: JsonImage
 
 
 class JsonInstance(BaseModel):
@@ -100,27 +74,22 @@ class Call(BaseModel):
     )
 
 
-class ExplainCall(Call):
-    """The body of `:explain`."""
-
-    parameters: ExplainParameters | None = Field(None, description="The same for all instances.")
-
-
-class PredictCall(Call):
-    """The body of `:predict`."""
-
-    parameters: PredictParameters | None = Field(None, description="The same for all instances.")
+def _bodies() -> Iterator[type[BaseModel]]:
+    """The multipart and the JSON body of each operation that takes one picture."""
+    for name, fields in _FIELDS.items():
+        path = f"`/v1/{name.lower()}`"
+        yield create_model(f"{name}Form", __base__=(Upload, fields), __doc__=f"The multipart body of {path}.")
+        yield create_model(f"{name}Json", __base__=fields, __doc__=f"The JSON body of {path}.", image=(JsonImage, ...))
 
 
-_BODIES: tuple[type[BaseModel], ...] = (
-    ExplainForm,
-    ExplainJson,
-    CompareForm,
-    CompareJson,
-    PredictForm,
-    PredictJson,
-)
-_CALLS = (ExplainCall, PredictCall)
+def _call(name: str) -> type[BaseModel]:
+    """The body of an operation that takes several pictures."""
+    parameters: Any = (_FIELDS[name] | None, Field(None, description="The same for all instances."))
+    return create_model(f"{name}Call", __base__=Call, __doc__=f"The body of `:{name.lower()}`.", parameters=parameters)
+
+
+_BODIES = tuple(_bodies())
+_CALLS = (_call("Explain"), _call("Predict"))
 # Their network stands in the path.
 _CALL_FIELDS = (ExplainParameters, PredictParameters)
 
@@ -249,17 +218,20 @@ def _as_configured(schema: dict[str, Any], settings: Settings) -> dict[str, Any]
     if "target" in properties:
         properties["target"]["maxItems"] = settings.max_targets
     for name, kept in properties.items():
-        kept.pop("takes", None)
+        kept.pop("expected", None)
         if name == "layer":
             kept.update(next(kind for kind in kept.pop("anyOf") if kind["type"] == "array"), default=["pre_gap"])
     return schema
 
 
 def _as_form(properties: dict[str, Any]) -> None:
-    """A form has no null."""
-    if "tolerance" in properties:
-        properties["tolerance"].update(properties["tolerance"].pop("anyOf")[0])
-        del properties["tolerance"]["default"]
+    """A form has no null: what may be left out is left out."""
+    for kept in properties.values():
+        kinds = [kind for kind in kept.get("anyOf", ()) if kind != {"type": "null"}]
+        if len(kinds) == 1 and len(kept["anyOf"]) == 2:
+            del kept["anyOf"]
+            kept.pop("default", None)
+            kept.update(kinds[0])
 
 
 def _as_json(properties: dict[str, Any]) -> None:

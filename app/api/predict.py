@@ -1,20 +1,20 @@
 """POST /v1/predict: what the network sees."""
 
-import time
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.body import read_body, validate
-from app.api.context import admitted, runtime_of
-from app.api.negotiation import choose
+from app.api.context import UntilSent, answering, runtime_of
+from app.api.explaining import JSON, read_request
 from app.api.openapi import UPLOAD_STATUSES, documented, upload
-from app.api.record import account
-from app.api.replies import Clock, predict_reply
+from app.api.pictures import send
+from app.api.record import caller_of, record_result
+from app.api.replies import predict_reply
 from app.api.targets import check_top_k
+from app.imaging.reading import DecodeSpec
 from app.parameters import PredictParameters
-from app.runtime.pipeline import predict as run_network
-from app.runtime.pipeline import see
+from app.runtime import pipeline
+from app.runtime.picture_request import read_picture
 from app.schemas import PredictReply
 
 router = APIRouter(tags=["predict"])
@@ -27,18 +27,17 @@ router = APIRouter(tags=["predict"])
     openapi_extra=upload("Predict", PredictParameters),
     responses=documented(*UPLOAD_STATUSES),
 )
-async def predict(request: Request) -> Response:
+async def predict(request: Request, until_sent: UntilSent) -> Response:
     """Answers with the most likely classes."""
-    clock = Clock(time.perf_counter())
-    choose(request.headers, ("application/json",))
+    clock, _, file, parameters = await read_request(request, PredictParameters, offered=(JSON,))
     runtime = runtime_of(request)
-    runtime.refuse_overload()
-    body = await read_body(request, PredictParameters)
-    parameters = validate(PredictParameters, body.fields)
-    served = runtime.network(parameters.model)
-    check_top_k(parameters, served)
-    async with admitted(request), see(runtime, served.network, body.image, parameters.fit) as seen:
-        answer = await run_network(served, seen)
+    backend = runtime.network(parameters.model)
+    check_top_k(parameters, backend)
+    spec, caller = DecodeSpec.of(backend.network.preprocessing, parameters.fit), caller_of(request.scope)
+    async with answering(request, until_sent):
+        # The picture is not needed any more when it has been classified.
+        async with read_picture(runtime.images, file, spec, caller=caller) as decoded:
+            answer = await pipeline.predict(backend, decoded)
         reply = await runtime.offload(partial(predict_reply, answer, parameters.top_k, clock))
-    response = Response(reply.model_dump_json(), media_type="application/json")
-    return account(request, response, served.network.name, "none", [reply.timing_ms])
+    response = send([reply.model_dump_json().encode()])
+    return record_result(request, response, backend.network.name, "none", [reply.timing_ms])

@@ -2,17 +2,17 @@
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 
-from app.api.context import admitted, runtime_of
+from app.api.context import answering, runtime_of
 from app.api.observing import REQUEST_ID
 from app.api.openapi import documented
 from app.api.record import record_of
 from app.errors import NotFound
-from app.runtime.progress import Progress
+from app.runtime.progress import RequestProgress
 from app.schemas import ProgressReply
 
 router = APIRouter(tags=["explain"])
@@ -24,11 +24,10 @@ _ID = Path(
 
 
 @asynccontextmanager
-async def followed(request: Request) -> AsyncIterator[Progress]:
-    """Like `admitted`, for a request that can be asked about until it ends."""
-    record = record_of(request.scope)
-    async with admitted(request):
-        with runtime_of(request).following(record.request_id if record else "") as progress:
+async def answering_with_progress(request: Request, until_sent: AsyncExitStack) -> AsyncIterator[RequestProgress]:
+    """Like `answering`, for a request that can be asked about until it ends."""
+    async with answering(request, until_sent):
+        with runtime_of(request).tracking_progress(record_of(request.scope).request_id) as progress:
             yield progress
 
 
@@ -41,16 +40,16 @@ async def show_progress(request: Request, request_id: Annotated[str, _ID]) -> Pr
     browsers would write each one to their console.
     """
     if not REQUEST_ID.fullmatch(request_id):
-        takes = "1 to 128 letters, digits and ._:/+=@-"
-        raise NotFound(f"'{request_id}' can be the id of no request", field="request_id", takes=takes)
+        expected = "1 to 128 letters, digits and ._:/+=@-"
+        raise NotFound(f"'{request_id}' is not a valid request id", field="request_id", expected=expected)
     progress = runtime_of(request).progress_of(request_id)
     if progress is None:
         return ProgressReply(request_id=request_id, state="unknown", waited_s=None, running_s=None, estimate_s=None)
-    now, begun = time.perf_counter(), progress.begun
+    now, started = time.perf_counter(), progress.started
     return ProgressReply(
         request_id=request_id,
-        state="waiting" if begun is None else "running",
-        waited_s=round((begun or now) - progress.accepted, 3),
-        running_s=None if begun is None else round(now - begun, 3),
+        state="waiting" if started is None else "running",
+        waited_s=round((started or now) - progress.accepted, 3),
+        running_s=None if started is None else round(now - started, 3),
         estimate_s=progress.estimate_s,
     )

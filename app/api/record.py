@@ -1,8 +1,7 @@
-"""What the service notes of one request, for its logs, its metrics and its traces."""
+"""The record of one request, for logs, metrics and traces."""
 
 import time
 from collections.abc import Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from fastapi import Request, Response
@@ -13,8 +12,8 @@ from app.api.context import runtime_of
 from app.schemas import Timing
 
 STAGES = ("decode", "queue", "compute", "render")
-
-current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
+# Where a request's scope has its record.
+RECORD_KEY = "cam.record"
 
 
 @dataclass(slots=True)
@@ -26,7 +25,7 @@ class Record:
         started: when its header had arrived, on the clock of `time.perf_counter`.
         key: the name of the API key that it came with.
         code: of the error that it was answered with.
-        facts: what else the log says of it.
+        facts: further fields of its log line.
     """
 
     request_id: str
@@ -36,10 +35,24 @@ class Record:
     facts: dict[str, object] = field(default_factory=dict)
 
 
-def record_of(scope: Scope) -> Record | None:
-    """The record of a request; None where the application runs without its middleware."""
-    record = scope.get("cam.record")
-    return record if isinstance(record, Record) else None
+def record_of(scope: Scope) -> Record:
+    """The record of a request, which the outermost middleware has made."""
+    record = scope[RECORD_KEY]
+    assert isinstance(record, Record)
+    return record
+
+
+def record_code(scope: Scope, code: str) -> None:
+    """Notes the code of an error; nothing where what failed is outside of the middleware that makes records."""
+    if RECORD_KEY in scope:
+        record_of(scope).code = code
+
+
+def caller_of(scope: Scope) -> str:
+    """The caller of a request: the name of its API key, or its address where there are no keys."""
+    if (key := record_of(scope).key) is not None:
+        return f"key {key}"
+    return str((scope.get("client") or ("",))[0])
 
 
 def route_of(scope: Scope) -> str:
@@ -48,8 +61,8 @@ def route_of(scope: Scope) -> str:
     return path if isinstance(path, str) else "other"
 
 
-def account(request: Request, response: Response, model: str, method: str, timings: list[Timing]) -> Response:
-    """Notes what a result took, and says so in its header `Server-Timing`.
+def record_result(request: Request, response: Response, model: str, method: str, timings: list[Timing]) -> Response:
+    """Records how long a result took, and adds the header `Server-Timing`.
 
     Args:
         request: that was answered.
@@ -66,10 +79,10 @@ def account(request: Request, response: Response, model: str, method: str, timin
     longest = max(timings, key=lambda timing: timing.total)
     durations = longest.model_dump()
     response.headers["Server-Timing"] = ", ".join(f"{name};dur={ms:.3f}" for name, ms in durations.items())
-    if record := record_of(scope):
-        record.facts |= {"model": model, "method": method, "timing_ms": durations}
-        if len(timings) > 1:
-            record.facts["pictures"] = len(timings)
+    facts = record_of(scope).facts
+    facts |= {"model": model, "method": method, "timing_ms": durations}
+    if len(timings) > 1:
+        facts["pictures"] = len(timings)
     _trace(longest, {"cam.model": model, "cam.method": method})
     return response
 

@@ -3,19 +3,15 @@
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from app.api.pictures import Pictures
 from app.cam.questions import Explanation, LayerAttribution
-from app.imaging.overlay import heatmap_image, overlays
-from app.imaging.tensors import denormalise
+from app.imaging.picture import depth_warnings
 from app.parameters import CompareParameters, ExplainParameters
 from app.runtime.pipeline import Answer
 from app.schemas import (
@@ -26,7 +22,7 @@ from app.schemas import (
     ExplanationReply,
     FidelityReply,
     MetricsReply,
-    Picture,
+    PictureReply,
     Png,
     Prediction,
     PredictReply,
@@ -48,15 +44,21 @@ _HEADER_ERRORS = 100
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """When a request began."""
+    """When a request began, and when the drawing of its reply did, on the clock of `time.perf_counter`."""
 
     started: float
+    render_started: float | None = None
 
-    def timing(self, answer: Answer, render_started: float) -> Timing:
+    def start_rendering(self) -> "Clock":
+        """The clock of an answer whose pictures are drawn from now on."""
+        return replace(self, render_started=time.perf_counter())
+
+    def timing(self, answer: Answer) -> Timing:
         """Durations up to now, in milliseconds."""
         now = time.perf_counter()
+        render_started = now if self.render_started is None else self.render_started
         return Timing(
-            decode=_ms(answer.seen.decode_ms),
+            decode=_ms(answer.decoded.decode_ms),
             queue=_ms(answer.queue_ms),
             compute=_ms(answer.compute_ms),
             render=_ms(1e3 * (now - render_started)),
@@ -66,80 +68,80 @@ class Clock:
 
 def predict_reply(answer: Answer, top_k: int, clock: Clock) -> PredictReply:
     """The reply of `/v1/predict`."""
-    render_started = time.perf_counter()
-    return PredictReply(**_head(answer, _Scores(answer), top_k), timing_ms=clock.timing(answer, render_started))
+    clock = clock.start_rendering()
+    return PredictReply(**_common_fields(answer, _Scores(answer), top_k), timing_ms=clock.timing(answer))
 
 
 def explain_reply(
-    answer: Answer, parameters: ExplainParameters, layers: Layers, pictures: Pictures, clock: Clock
+    answer: Answer, parameters: ExplainParameters, layers: Layers, drawn: Sequence[Mapping[str, Png]], clock: Clock
 ) -> ExplainReply:
-    """The reply of `/v1/explain`; renders the pictures that were asked for, and adds them to `pictures`."""
-    render_started = time.perf_counter()
-    scores = _Scores(answer)
-    draw = _Painter(answer, parameters, pictures)
-    return ExplainReply(
-        **_head(answer, scores, parameters.top_k),
-        **_asked(parameters, layers),
-        explanations=[_explanation(explanation, scores, draw) for explanation in answer.explanations],
-        timing_ms=clock.timing(answer, render_started),
-    )
+    """The reply of `/v1/explain`.
+
+    Args:
+        answer: of the pipeline.
+        parameters: of the request.
+        layers: names and module paths.
+        drawn: the pictures of each explanation by their names.
+        clock: of the request.
+    """
+    return ExplainReply(**_explanation_fields(answer, parameters, layers, drawn), timing_ms=clock.timing(answer))
 
 
 def compare_reply(
     answer: Answer,
     parameters: CompareParameters,
     layers: Layers,
-    draw_sheet: Callable[[], npt.NDArray[np.uint8]],
-    pictures: Pictures,
+    drawn: Sequence[Mapping[str, Png]],
+    sheet: Png | None,
     clock: Clock,
 ) -> CompareReply:
-    """The reply of `/v1/compare`.
-
-    Args:
-        answer: of the pipeline.
-        parameters: of the request.
-        layers: names and module paths.
-        draw_sheet: makes the contact sheet.
-        pictures: takes the sheet.
-        clock: when the request began.
-    """
-    render_started = time.perf_counter()
-    scores = _Scores(answer)
+    """The reply of `/v1/compare`; `sheet` is the contact sheet, the other arguments are those of `explain_reply`."""
     return CompareReply(
-        **_head(answer, scores, parameters.top_k),
-        **_asked(parameters, layers),
-        explanations=[_explanation(explanation, scores, None) for explanation in answer.explanations],
-        sheet=pictures.add(draw_sheet()),
-        timing_ms=clock.timing(answer, render_started),
+        **_explanation_fields(answer, parameters, layers, drawn), sheet=sheet, timing_ms=clock.timing(answer)
     )
 
 
-def _head(answer: Answer, scores: "_Scores", top_k: int) -> dict[str, Any]:
+def _common_fields(answer: Answer, scores: "_Scores", top_k: int) -> dict[str, Any]:
     """What every reply says of the network and the picture."""
+    picture = answer.decoded.picture
+    view = picture.view
     return {
         "model": answer.network.name,
         "device": str(answer.network.device),
         "weights": answer.network.weights,
-        "image": _picture(answer),
-        "view": _view(answer),
+        "image": PictureReply(width=picture.width, height=picture.height, format=picture.format),
+        "view": ViewReply(fit=view.fit, box=view.box, input_size=view.input_size),
         "predictions": scores.best(top_k),
     }
 
 
-def _asked(parameters: ExplainParameters | CompareParameters, layers: Layers) -> dict[str, Any]:
-    """What was asked, in the words of the request."""
+def _explanation_fields(
+    answer: Answer,
+    parameters: ExplainParameters | CompareParameters,
+    layers: Layers,
+    drawn: Sequence[Mapping[str, Png]],
+) -> dict[str, Any]:
+    """What explanations and comparisons say alike."""
+    scores = _Scores(answer)
+    has_values = "attribution" in parameters.include
+    warnings = depth_warnings(answer.decoded.picture.depth, answer.network.preprocessing.max_value)
     return {
+        **_common_fields(answer, scores, parameters.top_k),
         "layer": _one_or_all(list(layers)),
         "layer_path": _one_or_all(list(layers.values())),
         "method": parameters.method,
         "utility": parameters.utility,
+        "explanations": [
+            _explanation(explanation, scores, pictures, warnings, has_values=has_values)
+            for explanation, pictures in zip(answer.output.explanations, drawn, strict=True)
+        ],
     }
 
 
-def predictions_of(answer: Answer) -> list[Prediction]:
+def explained_classes(answer: Answer) -> list[Prediction]:
     """The explained class of each explanation, with its scores."""
     scores = _Scores(answer)
-    return [scores.of(explanation.target_class) for explanation in answer.explanations]
+    return [scores.of(explanation.target_class) for explanation in answer.output.explanations]
 
 
 def header_of(reply: ExplainReply) -> str:
@@ -177,8 +179,8 @@ class _Scores:
 
     def __init__(self, answer: Answer) -> None:
         self._labels = answer.network.labels
-        self._logits = answer.logits
-        self._probabilities = torch.softmax(answer.logits, dim=0)
+        self._logits = answer.output.logits
+        self._probabilities = answer.network.scores.probabilities(answer.output.logits)
 
     def of(self, index: int) -> Prediction:
         return Prediction(
@@ -194,45 +196,14 @@ class _Scores:
         return [self.of(index) for index in best.tolist()]
 
 
-class _Painter:
-    """Makes the pictures of each explanation that were asked for."""
-
-    def __init__(self, answer: Answer, parameters: ExplainParameters, pictures: Pictures) -> None:
-        self._answer = answer
-        self._pictures = pictures
-        self._include = frozenset(parameters.include)
-        heatmaps = [explanation.heatmap for explanation in answer.explanations]
-        picture = answer.seen.picture
-        if picture.base is not None:
-            self._overlays = overlays(
-                picture.base,
-                (picture.width, picture.height),
-                heatmaps,
-                answer.seen.picture.view,
-                colormap=parameters.colormap,
-                alpha=parameters.alpha,
-            )
-
-    def wants(self, name: str) -> bool:
-        return name in self._include
-
-    def overlay(self) -> Png | None:
-        """The next explanation's overlay."""
-        return self._pictures.add(next(self._overlays)) if self.wants("overlay") else None
-
-    def heatmap(self, heatmap: Tensor) -> Png | None:
-        return self._pictures.add(heatmap_image(heatmap)) if self.wants("heatmap") else None
-
-    def masked(self, name: str, mask: Callable[[], Tensor]) -> Png | None:
-        """The network's input with every pixel weighted."""
-        if not self.wants(name):
-            return None
-        return self._pictures.add(denormalise(self._answer.images[0] * mask(), self._answer.network.preprocessing))
-
-
-def _explanation(explanation: Explanation, scores: _Scores, draw: _Painter | None) -> ExplanationReply:
-    """One explanation; without a painter it has no pictures."""
-    heatmap = explanation.heatmap
+def _explanation(
+    explanation: Explanation,
+    scores: _Scores,
+    pictures: Mapping[str, Png],
+    warnings: Sequence[str],
+    *,
+    has_values: bool,
+) -> ExplanationReply:
     fidelity = explanation.fidelity
     return ExplanationReply(
         target=scores.of(explanation.target_class),
@@ -241,17 +212,15 @@ def _explanation(explanation: Explanation, scores: _Scores, draw: _Painter | Non
         utility_value=_finite(explanation.utility_value),
         hvp_norm=_finite(explanation.hvp_norm),
         forward_passes=explanation.forward_passes,
-        attribution=_one_or_all([_attribution(layer) for layer in explanation.layers])
-        if draw is None or draw.wants("attribution")
-        else None,
+        attribution=_one_or_all([_attribution(layer) for layer in explanation.layers]) if has_values else None,
         efficiency=_one_or_all([_efficiency(layer) for layer in explanation.layers]),
         fidelity=FidelityReply(**_finite_values(asdict(fidelity))) if fidelity is not None else None,
-        heatmap=draw.heatmap(heatmap) if draw else None,
-        overlay=draw.overlay() if draw else None,
-        explanation_map=draw.masked("explanation_map", lambda: heatmap) if draw else None,
-        anti_explanation_map=draw.masked("anti_explanation_map", lambda: 1 - heatmap) if draw else None,
+        heatmap=pictures.get("heatmap"),
+        overlay=pictures.get("overlay"),
+        explanation_map=pictures.get("explanation_map"),
+        anti_explanation_map=pictures.get("anti_explanation_map"),
         metrics=MetricsReply(**_finite_values(explanation.metrics)) if explanation.metrics is not None else None,
-        warnings=list(explanation.warnings),
+        warnings=[*warnings, *explanation.warnings],
     )
 
 
@@ -272,35 +241,20 @@ def _attribution(layer: LayerAttribution) -> AttributionReply:
 
 
 def _rows(grid: Tensor) -> list[list[float | None]]:
-    return [_shortest(row) for row in grid.cpu().numpy()]
-
-
-def _shortest(row: npt.NDArray[np.floating]) -> list[float | None]:
-    """The shortest decimals that read back as the same float32."""
-    return [_finite(float(str(value))) for value in row]
+    """As the shortest decimals that read back as the same float32."""
+    return [[_finite(float(str(value))) for value in row] for row in grid.cpu().numpy()]
 
 
 def _efficiency(layer: LayerAttribution) -> Efficiency | None:
     if layer.available is None:
         return None
     return Efficiency(
-        attributed=_finite(layer.attribution.sum(dtype=torch.float64).item()),
-        available=_finite(layer.available),
+        attributed=_finite(layer.attribution.sum(dtype=torch.float64).item()), available=_finite(layer.available)
     )
 
 
 def _finite_values(figures: dict[str, float]) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in figures.items()}
-
-
-def _picture(answer: Answer) -> Picture:
-    picture = answer.seen.picture
-    return Picture(width=picture.width, height=picture.height, format=picture.format)
-
-
-def _view(answer: Answer) -> ViewReply:
-    view = answer.seen.picture.view
-    return ViewReply(fit=view.fit, box=view.box, input_size=view.input_size)
 
 
 def _finite(value: float | None) -> float | None:

@@ -7,7 +7,8 @@ import re
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+NOTHING = "default-src 'none'; frame-ancestors 'none'"
+TRUST_NOTHING = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
 _PAGE = (
     "default-src 'none'; connect-src 'self'; font-src 'self'; img-src 'self' data: blob:; style-src 'self' "
     "'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; script-src 'self'"
@@ -32,15 +33,13 @@ class SecurityHeaders:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["X-Frame-Options"] = "DENY"
+                headers.update(TRUST_NOTHING)
                 if headers.get("content-type", "").startswith("text/html"):
                     held.append(message)
                     return
                 # "Not modified" would put it in the place of the policy that the page came with.
                 if message["status"] != _NOT_MODIFIED:
-                    headers["Content-Security-Policy"] = _NOTHING
+                    headers["Content-Security-Policy"] = NOTHING
             if not held:
                 await send(message)
                 return

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from app.cam.engine import explain
-from app.cam.methods import METHODS
+from app.cam.engine import explain, usable_methods
 from app.cam.questions import Question
 from app.cam.split import GraphSplit
 from app.cam.trunks import Engine, Precision, build_trunk
@@ -26,7 +25,10 @@ class TrunkDisagrees(Exception):
 
 
 def accelerate(
-    split: GraphSplit, engines: Sequence[Engine], images: Float[Tensor, "three 3 height width"], precision: Precision
+    split: GraphSplit,
+    engines: Sequence[Engine],
+    images: Float[Tensor, "three colour height width"],
+    precision: Precision,
 ) -> Engine:
     """Puts the trunk on the first engine that can run it and gives the explanations of eager float32.
 
@@ -61,8 +63,9 @@ def accelerate(
 def _attributions(split: GraphSplit, images: Tensor) -> Float[Tensor, "row position"]:
     """Attributions of a batch and of its last image alone."""
     rows = []
+    methods = usable_methods(split, _METHODS)
     for batch in (images, images[-1:]):
-        questions = [Question(i, METHODS[m], UTILITIES["rest"], target=0) for i in range(len(batch)) for m in _METHODS]
+        questions = [Question(i, m, UTILITIES["rest"], target=0) for i in range(len(batch)) for m in methods]
         explained = explain(split, batch, questions, metrics=False)
         rows += [explanation.attribution.flatten() for explanation in explained.explanations]
     return torch.stack(rows)

@@ -1,15 +1,14 @@
 """Gradient and Hessian-vector product of the utility with respect to the activations."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from app.cam.split import SplitNetwork, State
-from app.cam.utilities import Logits, Values
+from app.cam.missing_derivatives import NoDerivative, named_where_missing, once_differentiable_in
+from app.cam.state import RunnableHead, SplitState
+from app.cam.utilities import Logits, UtilityFunction, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,68 +29,66 @@ class Derivatives:
 
 
 def differentiate(
-    split: SplitNetwork,
-    state: State,
-    utility: Callable[[Logits], Values],
-    *,
-    second_order: bool,
+    split: RunnableHead, state: SplitState, utility: UtilityFunction, *, second_order: bool
 ) -> Derivatives:
     """Differentiates U(head(A)) once or twice; rows do not mix, since the network is in eval mode.
 
     H A is the derivative of <G, A> with A held constant in the second factor (Pearlmutter 1994): one more
     backward pass, never the Hessian itself.
 
-    Where the head is global average pooling and one linear layer, both have a closed form in the derivatives
-    with respect to the logits, and the head is not run at all.
-
     Args:
-        split: the network.
-        state: what the trunk left for the rows.
+        split: what runs the head.
+        state: of the rows.
         utility: maps the logits of all rows to their utilities.
         second_order: whether `hvp` is wanted.
 
     Returns:
         Tensors without autograd history. Where U does not depend on A, or depends on it linearly, autograd has
         no graph to follow and answers None; the derivative is then exactly zero.
+
+    Raises:
+        NoDerivative: torch cannot differentiate an operation of the head, or not twice.
     """
-    if split.classifier is not None:
-        return _differentiate_pooled(split.classifier, state, utility, second_order=second_order)
     with torch.enable_grad():
         activations = state.activations.detach().requires_grad_()
         logits = split.head(state.with_activations(activations))
         values = utility(logits)
-        gradients = _gradient(values, activations, create_graph=second_order)
         hvp = None
-        if second_order:
-            hvp = _gradient(gradients, activations, direction=activations.detach())
+        with named_where_missing(split.layer, values, second=second_order):
+            gradients = gradient_of(values, activations, create_graph=second_order)
+            if second_order:
+                hvp = gradient_of(gradients, activations, direction=activations.detach())
     return Derivatives(logits.detach(), values.detach(), gradients.detach(), hvp)
 
 
-def _differentiate_pooled(
-    classifier: nn.Linear,
-    state: State,
-    utility: Callable[[Logits], Values],
-    *,
-    second_order: bool,
-) -> Derivatives:
-    """Since y = V m(A) + b is linear in A, G = V^T dU/dy / d and H A = V^T (d2U/dy2 V m(A)) / d at every position."""
-    activations = state.activations
-    players = activations.shape[2] * activations.shape[3]
-    linear_part = functional.linear(activations.mean(dim=(2, 3)), classifier.weight)
-    with torch.enable_grad():
-        logits = linear_part if classifier.bias is None else linear_part + classifier.bias
-        logits = logits.detach().requires_grad_()
-        values = utility(logits)
-        slope = _gradient(values, logits, create_graph=second_order)
-        curvature = _gradient(slope, logits, direction=linear_part) if second_order else None
+def missing_derivatives(split: RunnableHead, state: SplitState) -> tuple[str | None, str | None]:
+    """The operations of the head that torch cannot differentiate once, and not twice; None where there is no such.
 
-    of_logits = slope.detach() if curvature is None else torch.cat((slope.detach(), curvature))
-    of_maps = (of_logits @ classifier.weight / players)[:, :, None, None]
-    gradients, *hvp = (part.expand_as(activations) for part in of_maps.split(len(state)))
-    return Derivatives(logits.detach(), values.detach(), gradients, hvp[0] if hvp else None)
+    Args:
+        split: what runs the head.
+        state: of a row to try it with.
+    """
+
+    def sums(logits: Logits) -> Values:
+        marked = once_differentiable_in(logits)
+        if marked is not None:
+            raise NoDerivative(marked, split.layer, second=True)
+        return logits.logsumexp(dim=1)
+
+    try:
+        differentiate(split, state, sums, second_order=True)
+    except NoDerivative as second:
+        try:
+            differentiate(split, state, lambda logits: logits.logsumexp(dim=1), second_order=False)
+        except NoDerivative as first:
+            return first.operation, first.operation
+        return None, second.operation
+    except torch.OutOfMemoryError:  # of this network nothing can be said here
+        pass
+    return None, None
 
 
-def _gradient(
+def gradient_of(
     outputs: Tensor, variable: Tensor, *, direction: Tensor | None = None, create_graph: bool = False
 ) -> Tensor:
     """Derivative of <outputs, direction> with respect to the variable; of their sum where no direction is given."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Map = Float[Tensor, "grid_height grid_width"]
+GridMap = Float[Tensor, "grid_height grid_width"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Fidelity:
     efficiency_gap: float
 
 
-def compare(attribution: Map, shapley: Map, available: float) -> Fidelity:
+def compare(attribution: GridMap, shapley: GridMap, available: float) -> Fidelity:
     """Compares an attribution with Shapley values, in float64.
 
     Args:

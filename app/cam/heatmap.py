@@ -24,8 +24,8 @@ def heatmap(
         Values in [0, 1]; all zeros where an attribution is constant or nowhere positive.
     """
     positive = relu(torch.nan_to_num(attribution, nan=0.0, posinf=0.0, neginf=0.0))
-    enlarged = interpolate(_min_max(positive)[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    return _min_max(enlarged)
+    enlarged = interpolate(min_max(positive)[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return min_max(enlarged)
 
 
 def mean_heatmap(heatmaps: Float[Tensor, "map height width"]) -> Float[Tensor, "height width"]:
@@ -37,7 +37,7 @@ def mean_heatmap(heatmaps: Float[Tensor, "map height width"]) -> Float[Tensor, "
     Returns:
         Values in [0, 1].
     """
-    return heatmaps[0] if len(heatmaps) == 1 else _min_max(heatmaps.mean(dim=0)[None])[0]
+    return heatmaps[0] if len(heatmaps) == 1 else min_max(heatmaps.mean(dim=0)[None])[0]
 
 
 def is_constant(maps: Float[Tensor, "row height width"]) -> Bool[Tensor, " row"]:
@@ -45,6 +45,7 @@ def is_constant(maps: Float[Tensor, "row height width"]) -> Bool[Tensor, " row"]
     return maps.amax(dim=(1, 2)) == maps.amin(dim=(1, 2))
 
 
-def _min_max(maps: Float[Tensor, "row height width"]) -> Float[Tensor, "row height width"]:
+def min_max(maps: Float[Tensor, "row height width"]) -> Float[Tensor, "row height width"]:
+    """Brings each map to [0, 1]; all zeros where it is constant."""
     shifted = maps - maps.amin(dim=(1, 2), keepdim=True)
     return shifted / (_EPSILON + shifted.amax(dim=(1, 2), keepdim=True))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from app.cam.quadrature import softmax_line
+
 
 def _names(words: str) -> frozenset[str]:
     return frozenset(words.split())
@@ -50,12 +52,13 @@ _AFFINE_IN_EVAL = frozenset(
 _ELEMENTWISE = _names(
     """
     relu relu6 hardtanh leaky_relu prelu elu celu selu silu gelu sigmoid hardsigmoid hardswish tanh softplus mish
-    logsigmoid log_sigmoid softsign tanhshrink softshrink exp expm1 erf clamp clip clamp_min clamp_max abs absolute
-    square pow __rpow__ minimum maximum
+    logsigmoid log_sigmoid softsign tanhshrink softshrink exp expm1 log log1p erf clamp clip clamp_min clamp_max
+    abs absolute square pow __rpow__ minimum maximum
     """
 )
+_SOFTMAXES = frozenset({"softmax", "log_softmax"})
 # These read the shape or the type of a tensor, and never its values.
-_NOT_OF_VALUES = _names(
+_SHAPE_READERS = _names(
     """
     size dim ndimension numel nelement stride storage_offset element_size is_contiguous is_floating_point is_complex
     get_device __len__ zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
@@ -76,7 +79,7 @@ _MAX_POOLS: dict[object, tuple[Callable[..., tuple[Tensor, Tensor]], int]] = {
 
 # Two points count as one below this distance, relative to 1 + |x|: where the rounding of the quotient (in float64)
 # is as large as what the derivative between the two points neglects.
-_ONE_POINT = 1e-8
+_COINCIDENCE = 1e-8
 
 
 class NoRule(Exception):
@@ -110,7 +113,7 @@ class Operation:
         """Whether its result follows from the shapes and types of its inputs alone."""
         if getattr(self.func, "__name__", None) == "__get__":
             return not isinstance(self.run(), Tensor)
-        return self.name in _NOT_OF_VALUES
+        return self.name in _SHAPE_READERS
 
     @property
     def in_place(self) -> bool:
@@ -186,6 +189,8 @@ def rule_of(operation: Operation) -> Rule | None:
         raise NoRule(f"{name} by a tensor that depends on the activations")
     if name in _ELEMENTWISE and count == 1:
         return _rescale
+    if name in _SOFTMAXES and of_first:
+        return _mean_slope
     raise NoRule(name.strip("_"))
 
 
@@ -207,9 +212,24 @@ def _rescale(operation: Operation, references: tuple[Tensor, ...]) -> tuple[Tens
     distance = end - start
     middle = ((start + end) / 2).requires_grad_()
     (slope,) = torch.autograd.grad(operation.at(middle).sum(), middle)
-    apart = distance.abs() > _ONE_POINT * (1 + end.abs())
+    apart = distance.abs() > _COINCIDENCE * (1 + end.abs())
     quotient = (operation.at(end) - operation.at(start)) / torch.where(apart, distance, 1)
     return value, torch.where(apart, quotient, slope).to(x.dtype) * x
+
+
+def _mean_slope(operation: Operation, references: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """A softmax or its logarithm: the mean Jacobian along the line between the reference and the input."""
+    (x,), (start,) = operation.inputs, references
+    dim = operation.args[1] if len(operation.args) > 1 else operation.kwargs.get("dim")
+    if not isinstance(dim, int):
+        raise NoRule(f"{operation.name} without its dimension")
+    is_log = operation.name == "log_softmax"
+    linear = x if is_log else torch.zeros_like(x)
+    for point, weight in softmax_line(start, x.detach().double(), dim):
+        p = torch.softmax(point, dim).to(x.dtype)
+        mean = (p * x).sum(dim, keepdim=True)
+        linear = linear + weight * (-mean if is_log else p * (x - mean))
+    return operation.at(x.detach()), linear
 
 
 def _multiply(operation: Operation, references: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -249,6 +269,6 @@ def _pool(operation: Operation, references: tuple[Tensor, ...]) -> tuple[Tensor,
     return is_max.to(x.dtype), linear
 
 
-def depend(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+def dependent(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """Those that depend on the activations; the parameters of the network are frozen."""
     return tuple(tensor for tensor in tensors if tensor.requires_grad)

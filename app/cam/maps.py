@@ -1,4 +1,9 @@
-"""Attributions and heatmaps of a batch at one layer, before their quality is measured."""
+"""Attributions and heatmaps of a batch at one layer, before their quality is measured.
+
+A row is one view of one question. Rows with the same view, utility and target ask the head the same query, and each
+query is answered once. `find_maps` takes as many questions together as the memory holds, and for these: answers the
+queries, applies each method to all of its rows, finds what there is to attribute, and averages over the views.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +12,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from app.cam.chunks import Pause, chunks, rows_at_once
-from app.cam.derivatives import differentiate
-from app.cam.errors import TargetError
-from app.cam.game import Game, Row
+from app.cam.chunks import Checkpoint, chunks, rows_at_once, rows_held_at_once
+from app.cam.game import Game, GameRow, PassCounter
+from app.cam.heads import PooledLinearHead
 from app.cam.heatmap import heatmap, mean_heatmap
 from app.cam.methods import Estimate, Evidence
-from app.cam.methods.registry import Need
-from app.cam.questions import LayerAttribution, Question, Target
-from app.cam.split import SplitNetwork, State
-from app.cam.utilities import Logits, Values, values_of_rows
+from app.cam.methods.registry import Method, Need
+from app.cam.queries import HeadAnswers, HeadQuery, answer_queries, distinct_queries, states_of
+from app.cam.questions import LayerAttribution, Question
+from app.cam.split import SplitNetwork
+from app.cam.state import SplitState
+from app.cam.utilities import values_of_rows
 from app.cam.views import Views
 
 
 @dataclass(frozen=True, slots=True)
-class Map:
+class LayerMaps:
     """A question's answer at one layer; all but the logits are means over the views, except where stated.
 
     Attributes:
@@ -44,51 +50,72 @@ class Map:
 
 
 def find_maps(
-    split: SplitNetwork, views: Views, questions: Sequence[Question], pause: Pause, *, draw: int = 0
-) -> list[Map]:
+    split: SplitNetwork, views: Views, questions: Sequence[Question], checkpoint: Checkpoint, *, draw: int = 0
+) -> list[LayerMaps]:
     """Answers all questions at one layer.
 
     Args:
         split: network split there.
         views: of all images that the questions are about.
         questions: in any order; with several views their targets must be class indices.
-        pause: called between chunks; it may raise to abandon the work.
+        checkpoint: called between chunks; it may raise to abandon the work.
         draw: which random draw a method that draws uses; 0 for images, 1 for their explanation maps.
 
     Raises:
         MethodError: a method cannot be used here.
         TargetError: a target class does not exist.
     """
-    size = (views.images.shape[2], views.images.shape[3])
     maps = []
-    for chunk in chunks(questions, max(1, rows_at_once(views.state.activations) // views.count)):
-        pause()
-        maps.extend(_find_some(split, views, chunk, size, pause, draw))
+    for chunk in chunks(questions, questions_at_once(views.state.activations[0].numel(), views.count)):
+        checkpoint()
+        rows = _ask_head(split, views, chunk, checkpoint)
+        attributed = _attribute(rows, draw, checkpoint)
+        available = _available(rows, checkpoint)
+        maps.extend(_mean_over_views(rows, attributed, available))
     return maps
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A distinct (view, utility, target): all methods that ask about it share its derivatives."""
-
-    view: int
-    question: Question
+def questions_at_once(elements: int, views: int) -> int:
+    """How many questions are answered together, where each view of each has so many activations."""
+    return max(1, rows_held_at_once(elements) // views)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What the head says of each line; derivatives are None where no method needs them."""
+class _Rows:
+    """The rows of some questions, and what the head answers to their queries.
 
-    logits: Float[Tensor, "line class"]
-    values: Float[Tensor, " line"]
-    targets: Int[Tensor, " line"]
-    gradients: Float[Tensor, "line channel height width"] | None
-    hvp: Float[Tensor, "line channel height width"] | None
+    Attributes:
+        split: the network.
+        views: of all images.
+        questions: of each row; the views of a question are consecutive.
+        queries: the distinct ones of all rows.
+        query_of_row: the number of each row's query.
+        state: of each query.
+        answers: to each query.
+    """
+
+    split: SplitNetwork
+    views: Views
+    questions: list[Question]
+    queries: list[HeadQuery]
+    query_of_row: list[int]
+    state: SplitState
+    answers: HeadAnswers
+
+
+def _ask_head(split: SplitNetwork, views: Views, questions: Sequence[Question], checkpoint: Checkpoint) -> _Rows:
+    """Makes a row of each view of each question, and runs the head once for each distinct query."""
+    queries, query_of_row = distinct_queries(questions, views.count)
+    state = states_of(views.state, queries)
+    needs: set[str] = {need for question in questions for need in question.method.needs}
+    answers = answer_queries(split, state, queries, needs, checkpoint)
+    of_rows = [question for question in questions for _ in range(views.count)]
+    return _Rows(split, views, of_rows, queries, query_of_row, state, answers)
 
 
 @dataclass(frozen=True, slots=True)
 class _Attributed:
-    """Attributions of rows, a row being a view of a question; standard errors of those that were sampled."""
+    """Attributions of rows; standard errors of those that were sampled, zero elsewhere."""
 
     attributions: Float[Tensor, "row grid_height grid_width"]
     standard_errors: Float[Tensor, "row grid_height grid_width"]
@@ -96,205 +123,135 @@ class _Attributed:
     extra_passes: list[int]
 
 
-def _find_some(
-    split: SplitNetwork,
-    views: Views,
-    questions: Sequence[Question],
-    size: tuple[int, int],
-    pause: Pause,
-    draw: int,
-) -> list[Map]:
-    count = views.count
-    lines, line_of_row = _lines_of(questions, count)
-    state = _rows_of(views.state, [line.view for line in lines])
-    found = _evaluate(split, state, lines, {need for question in questions for need in question.method.needs})
-    rows = _Rows(split, views, [question for question in questions for _ in range(count)], line_of_row, lines, draw)
-    attributed = rows.attribute(state, found, pause)
-    available = rows.available(state, found)
-    heatmaps = heatmap(attributed.attributions, size)
+def _attribute(rows: _Rows, draw: int, checkpoint: Checkpoint) -> _Attributed:
+    """Applies each row's method, all rows of one method at once."""
+    count = len(rows.questions)
+    attributions = rows.state.activations.new_empty(count, *rows.state.activations.shape[2:])
+    found = _Attributed(attributions, torch.zeros_like(attributions), set(), [0] * count)
+    for method in {question.method.name: question.method for question in rows.questions}.values():
+        chosen = [row for row, question in enumerate(rows.questions) if question.method.name == method.name]
+        passes = PassCounter()
+        result = method.attribute(_evidence(rows, method, chosen, draw, passes, checkpoint))
+        index = torch.tensor(chosen, device=attributions.device)
+        if isinstance(result, Estimate):
+            attributions[index], found.standard_errors[index] = result.attribution, result.standard_error
+            found.sampled.update(chosen)
+        else:
+            attributions[index] = result
+        for number, row in enumerate(chosen):
+            found.extra_passes[row] = passes[number]
+    return found
 
-    norms = None if found.hvp is None else found.hvp.flatten(1).norm(dim=1).tolist()
-    targets, values = found.targets.tolist(), found.values.tolist()
+
+def _evidence(
+    rows: _Rows, method: Method, chosen: list[int], draw: int, passes: PassCounter, checkpoint: Checkpoint
+) -> Evidence:
+    """What a method needs to know of its rows."""
+    answers, needs, structure = rows.answers, method.needs, rows.split.structure
+    numbers = [rows.query_of_row[row] for row in chosen]
+    index = torch.tensor(numbers, device=answers.targets.device)
+
+    def pick(of_queries: Tensor) -> Tensor:
+        return of_queries if numbers == list(range(len(of_queries))) else of_queries[index]
+
+    def pick_needed(of_queries: Tensor | None, need: Need) -> Tensor | None:
+        return pick(of_queries) if of_queries is not None and need in needs else None
+
+    class_weights = None
+    if "class_weights" in needs and isinstance(structure, PooledLinearHead):
+        class_weights = structure.class_weights(answers.targets[index])
+    return Evidence(
+        activations=pick(rows.state.activations),
+        gradients=pick_needed(answers.gradients, "gradients"),
+        hvp=pick_needed(answers.hvp, "hvp"),
+        class_weights=class_weights,
+        random_weights=_random_weights(rows, chosen, draw) if "random_weights" in needs else None,
+        game=_game(rows, chosen, index, passes, checkpoint) if "game" in needs else None,
+    )
+
+
+def _random_weights(rows: _Rows, chosen: list[int], draw: int) -> Float[Tensor, "row channel"]:
+    """Uniform in [-1, 1], the same on every device."""
+    activations = rows.state.activations
+    generators = [torch.Generator().manual_seed(rows.questions[row].seed) for row in chosen]
+    draws = [torch.rand(2, activations.shape[1], generator=generator)[draw] for generator in generators]
+    return (2 * torch.stack(draws) - 1).to(activations)
+
+
+def _game(
+    rows: _Rows, chosen: list[int], index: Int[Tensor, " row"], passes: PassCounter, checkpoint: Checkpoint
+) -> Game:
+    game_rows = []
+    for row, target in zip(chosen, rows.answers.targets[index].tolist(), strict=True):
+        question, view = rows.questions[row], rows.queries[rows.query_of_row[row]].view
+        # Views of an image draw apart, so that their errors average out.
+        seed = question.seed ^ (view % rows.views.count)
+        game_rows.append(GameRow(view, target, question.utility, seed, question.sampling))
+    images, states, values = rows.views.images, rows.views.state, rows.answers.values[index]
+    return Game(rows.split, images, states, tuple(game_rows), values, passes, checkpoint)
+
+
+def _available(rows: _Rows, checkpoint: Checkpoint) -> list[float | None]:
+    """U(A) - U(0), for the rows whose attribution is in units of U."""
+    pools = rows.split.structure.pools
+    efficient = [question.method.is_efficient(pools=pools) for question in rows.questions]
+    numbers = sorted({query for query, needed in zip(rows.query_of_row, efficient, strict=True) if needed})
+    if not numbers:
+        return [None] * len(rows.questions)
+    index = torch.tensor(numbers, device=rows.answers.targets.device)
+    state = rows.state if len(numbers) == len(rows.state) else rows.state.take(index)
+    utilities = [rows.queries[number].question.utility for number in numbers]
+    logits = _empty_coalition_logits(rows.split, state, checkpoint)
+    empty = values_of_rows(logits, rows.answers.targets[index], utilities)
+    of_query = dict(zip(numbers, (rows.answers.values[index] - empty).tolist(), strict=True))
+    return [of_query[query] if needed else None for query, needed in zip(rows.query_of_row, efficient, strict=True)]
+
+
+def _empty_coalition_logits(
+    split: SplitNetwork, state: SplitState, checkpoint: Checkpoint
+) -> Float[Tensor, "query class"]:
+    """In chunks, unless they are the same for all rows."""
+    at_once = rows_at_once(state.activations) if state.carry else len(state)
+    logits = []
+    with torch.no_grad():
+        for chunk in chunks(range(len(state)), at_once):
+            checkpoint()
+            logits.append(split.empty_coalition_logits(state.take(slice(chunk[0], chunk[-1] + 1))))
+    return torch.cat(logits)
+
+
+def _mean_over_views(rows: _Rows, attributed: _Attributed, available: list[float | None]) -> list[LayerMaps]:
+    """One answer for each question."""
+    answers, views = rows.answers, rows.views
+    heatmaps = heatmap(attributed.attributions, (views.images.shape[2], views.images.shape[3]))
+    norms: list[float] = [] if answers.hvp is None else answers.hvp.flatten(1).norm(dim=1).tolist()
+    targets, values = answers.targets.tolist(), answers.values.tolist()
+    passes_of_a_view = 2 if rows.split.whole_head else 1
     maps = []
-    for number, question in enumerate(questions):
-        part = slice(number * count, (number + 1) * count)
-        line = line_of_row[number * count]
+    for start in range(0, len(rows.questions), views.count):
+        part = slice(start, start + views.count)
+        query = rows.query_of_row[start]  # of the image itself, which is the first view
         maps.append(
-            Map(
-                target_class=targets[line],
-                logits=found.logits[line],
-                utility_value=values[line],
-                hvp_norm=norms[line] if norms is not None and "hvp" in question.method.needs else None,
-                layer=_mean_layer(views, attributed, available[part], part),
+            LayerMaps(
+                target_class=targets[query],
+                logits=answers.logits[query],
+                utility_value=values[query],
+                hvp_norm=norms[query] if "hvp" in rows.questions[start].method.needs else None,
+                layer=_mean_attribution(views, attributed, available, part),
                 heatmap=mean_heatmap(views.mirrored_back(heatmaps[part])),
-                forward_passes=sum(attributed.extra_passes[part]) + count * (2 if split.whole_head else 1),
+                forward_passes=sum(attributed.extra_passes[part]) + views.count * passes_of_a_view,
             )
         )
     return maps
 
 
-def _lines_of(questions: Sequence[Question], views: int) -> tuple[list[_Line], list[int]]:
-    """The distinct lines, and which of them each row is about."""
-    numbers: dict[tuple[int, str, Target], int] = {}
-    lines: list[_Line] = []
-    line_of_row: list[int] = []
-    for question in questions:
-        for view in range(question.image * views, (question.image + 1) * views):
-            key = (view, question.utility.name, question.target)
-            if key not in numbers:
-                numbers[key] = len(lines)
-                lines.append(_Line(view, question))
-            line_of_row.append(numbers[key])
-    return lines, line_of_row
-
-
-def _rows_of(state: State, views: list[int]) -> State:
-    """One row a line; the usual case, one line about each view in order, copies nothing."""
-    if views == list(range(len(state))):
-        return state
-    return state.take(torch.tensor(views, device=state.activations.device))
-
-
-def _evaluate(split: SplitNetwork, state: State, lines: list[_Line], needs: set[str]) -> _Found:
-    targets: list[Int[Tensor, " line"]] = []
-    utilities = [line.question.utility for line in lines]
-
-    def utility(logits: Logits) -> Values:
-        # "predicted" is known only here, where the one pass through the head has its logits.
-        targets.append(target_classes(logits, [line.question.target for line in lines]))
-        return values_of_rows(logits, targets[0], utilities)
-
-    if not needs & {"gradients", "hvp"}:
-        with torch.no_grad():
-            logits = split.head(state)
-            return _Found(logits, utility(logits), targets[0], None, None)
-    found = differentiate(split, state, utility, second_order="hvp" in needs)
-    return _Found(found.logits, found.values, targets[0], found.gradients, found.hvp)
-
-
-def target_classes(logits: Float[Tensor, "line class"], targets: Sequence[Target]) -> Int[Tensor, " line"]:
-    """The class that each target means, given the logits of its image.
-
-    Raises:
-        TargetError: there is no such class.
-    """
-    most, least = logits.argmax(dim=1), logits.argmin(dim=1)
-    classes = logits.shape[1]
-    found = []
-    for line, target in enumerate(targets):
-        if target == "predicted":
-            found.append(most[line])
-        elif target == "least-likely":
-            found.append(least[line])
-        elif 0 <= target < classes:
-            found.append(torch.tensor(target, device=logits.device))
-        else:
-            raise TargetError(f"class {target} does not exist: the network has {classes}, from 0")
-    return torch.stack(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """A row for each view of each question."""
-
-    split: SplitNetwork
-    views: Views
-    questions: list[Question]
-    lines_of: list[int]
-    lines: list[_Line]
-    draw: int
-
-    def attribute(self, state: State, found: _Found, pause: Pause) -> _Attributed:
-        """Applies each row's method, all rows of one method at once."""
-        shape = (len(self.questions), *state.activations.shape[2:])
-        attributions = state.activations.new_empty(shape)
-        standard_errors = state.activations.new_zeros(shape)
-        sampled: set[int] = set()
-        extra_passes = [0] * len(self.questions)
-        for method in {question.method.name: question.method for question in self.questions}.values():
-            chosen = [row for row, question in enumerate(self.questions) if question.method.name == method.name]
-            evidence = self._evidence(state, found, chosen, method.needs, pause)
-            result = method.attribute(evidence)
-            rows = torch.tensor(chosen, device=attributions.device)
-            if isinstance(result, Estimate):
-                attributions[rows], standard_errors[rows] = result.attribution, result.standard_error
-                sampled.update(chosen)
-            else:
-                attributions[rows] = result
-            if evidence.game is not None:
-                for row, passes in zip(chosen, evidence.game.extra_passes, strict=True):
-                    extra_passes[row] = passes
-        return _Attributed(attributions, standard_errors, sampled, extra_passes)
-
-    def _evidence(
-        self, state: State, found: _Found, chosen: list[int], needs: frozenset[Need], pause: Pause
-    ) -> Evidence:
-        of_line = [self.lines_of[row] for row in chosen]
-        index = torch.tensor(of_line, device=found.targets.device)
-
-        def pick(values: Tensor | None, need: Need) -> Tensor | None:
-            if values is None or need not in needs:
-                return None
-            return values if of_line == list(range(len(values))) else values[index]
-
-        activations = state.activations if of_line == list(range(len(state))) else state.activations[index]
-        classifier = self.split.classifier
-        return Evidence(
-            activations,
-            pick(found.gradients, "gradients"),
-            pick(found.hvp, "hvp"),
-            classifier=classifier.weight[found.targets[index]]
-            if classifier is not None and "classifier" in needs
-            else None,
-            random=self._random_weights(chosen, activations) if "random" in needs else None,
-            game=self._game(found, chosen, index, pause) if "game" in needs else None,
-        )
-
-    def _game(self, found: _Found, chosen: list[int], index: Int[Tensor, " row"], pause: Pause) -> Game:
-        targets = found.targets[index].tolist()
-        rows = []
-        for row, target in zip(chosen, targets, strict=True):
-            question, view = self.questions[row], self.lines[self.lines_of[row]].view
-            # Views of an image draw apart, so that their errors average out.
-            seed = question.seed ^ (view % self.views.count)
-            rows.append(Row(view, target, question.utility, seed, question.effort))
-        return Game(self.split, self.views.images, self.views.state, tuple(rows), found.values[index], pause)
-
-    def _random_weights(self, chosen: list[int], activations: Tensor) -> Float[Tensor, "row channel"]:
-        """Uniform in [-1, 1], the same on every device."""
-        channels = activations.shape[1]
-        seeds = [self.questions[row].seed for row in chosen]
-        draws = [torch.rand(2, channels, generator=torch.Generator().manual_seed(seed))[self.draw] for seed in seeds]
-        return (2 * torch.stack(draws) - 1).to(activations)
-
-    def available(self, state: State, found: _Found) -> list[float | None]:
-        """U(A) - U(0), for the rows whose attribution is in units of U."""
-        pools = self.split.pools
-        chosen = [
-            row
-            for row, question in enumerate(self.questions)
-            if question.method.efficient == "always" or (question.method.efficient == "pools" and pools)
-        ]
-        available: list[float | None] = [None] * len(self.questions)
-        if not chosen:
-            return available
-        lines = sorted({self.lines_of[row] for row in chosen})
-        index = torch.tensor(lines, device=found.targets.device)
-        with torch.no_grad():
-            logits = self.split.silent(state if len(lines) == len(state) else state.take(index))
-        utilities = [self.lines[line].question.utility for line in lines]
-        nothing = values_of_rows(logits, found.targets[index], utilities)
-        differences = dict(zip(lines, (found.values[index] - nothing).tolist(), strict=True))
-        for row in chosen:
-            available[row] = differences[self.lines_of[row]]
-        return available
-
-
-def _mean_layer(views: Views, attributed: _Attributed, available: list[float | None], part: slice) -> LayerAttribution:
+def _mean_attribution(
+    views: Views, attributed: _Attributed, available: list[float | None], part: slice
+) -> LayerAttribution:
     attributions = views.mirrored_back(attributed.attributions[part])
-    known = [value for value in available if value is not None]
+    attribution = attributions[0] if views.count == 1 else attributions.mean(dim=0)
     errors = None
     if part.start in attributed.sampled:
         errors = views.mirrored_back(attributed.standard_errors[part]).norm(dim=0) / views.count
-    attribution = attributions[0] if views.count == 1 else attributions.mean(dim=0)
+    known = [value for value in available[part] if value is not None]
     return LayerAttribution(attribution, errors, sum(known) / len(known) if known else None)

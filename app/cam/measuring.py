@@ -1,28 +1,29 @@
 """Measures explanations: what is left of the score on the explanation map and on its opposite."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from app.cam.chunks import Pause, chunks, images_at_once
+from app.cam.chunks import Checkpoint, chunks, images_at_once
 from app.cam.heatmap import mean_heatmap
-from app.cam.maps import Map, find_maps
+from app.cam.maps import LayerMaps, find_maps
 from app.cam.metrics import Metrics, compute_metrics
 from app.cam.questions import Explanation
 from app.cam.split import SplitNetwork
+from app.cam.utilities import log_probability
 from app.cam.views import Smooth, Views, view_count, views_of
 
 
 def measure(
     splits: tuple[SplitNetwork, ...],
-    images: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch colour height width"],
     logits: Float[Tensor, "batch class"],
     explanations: Sequence[Explanation],
     smooth: Smooth,
-    pause: Pause,
+    checkpoint: Checkpoint,
 ) -> list[Explanation]:
     """Adds the quality figures to explanations.
 
@@ -32,14 +33,14 @@ def measure(
         logits: of the images.
         explanations: in any order.
         smooth: as they were made.
-        pause: called between chunks.
+        checkpoint: called between chunks.
     """
     # Each explanation shows every view of its explanation map, and its anti-explanation map.
     at_once = max(1, images_at_once(images) // (view_count(smooth) + 1))
     return [
         measured
         for chunk in chunks(explanations, at_once)
-        for measured in _measure(splits, images, logits, chunk, smooth, pause)
+        for measured in _measure(splits, images, logits, chunk, smooth, checkpoint)
     ]
 
 
@@ -49,20 +50,20 @@ def _measure(
     logits: Tensor,
     explanations: Sequence[Explanation],
     smooth: Smooth,
-    pause: Pause,
+    checkpoint: Checkpoint,
 ) -> list[Explanation]:
-    pause()
-    rows = torch.tensor([e.question.image for e in explanations], device=images.device)
+    checkpoint()
+    rows = torch.tensor([e.question.image_index for e in explanations], device=images.device)
     targets = torch.tensor([e.target_class for e in explanations], device=images.device)
     heatmaps = torch.stack([e.heatmap for e in explanations])
     explained = images[rows] * heatmaps[:, None]
     shown, mirrored = views_of(explained, smooth)
-    masked = _Masked(shown, images[rows] * (1 - heatmaps[:, None]), mirrored)
-    maps_of, deleted_logits = _explain_again(splits, masked, explanations, pause)
+    deleted = images[rows] * (1 - heatmaps[:, None])
+    maps_of, deleted_logits = _explain_again(splits, shown, mirrored, deleted, explanations, checkpoint)
 
     score, explained_score, deleted_score = (
-        _log_probability(scores, targets)
-        for scores in (logits[rows], torch.stack([maps[0].logits for maps in maps_of]), deleted_logits)
+        log_probability(of_rows.double(), targets, explanations[0].question.utility.scores)
+        for of_rows in (logits[rows], torch.stack([maps[0].logits for maps in maps_of]), deleted_logits)
     )
     again = torch.stack([mean_heatmap(torch.stack([found.heatmap for found in maps])) for maps in maps_of])
     figures = compute_metrics(score, explained_score, deleted_score, heatmaps, again)
@@ -70,42 +71,39 @@ def _measure(
     return _attach(explanations, figures, passes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Masked:
-    """The views of some explanation maps, and their anti-explanation maps."""
-
-    shown: Float[Tensor, "view 3 height width"]
-    deleted: Float[Tensor, "explanation 3 height width"]
-    mirrored: tuple[bool, ...]
-
-
 def _explain_again(
     splits: tuple[SplitNetwork, ...],
-    masked: _Masked,
+    shown: Float[Tensor, "view colour height width"],
+    mirrored: tuple[bool, ...],
+    deleted: Float[Tensor, "explanation colour height width"],
     explanations: Sequence[Explanation],
-    pause: Pause,
-) -> tuple[list[tuple[Map, ...]], Float[Tensor, "explanation class"]]:
-    """Explains explanation maps, at each layer for the class already chosen; scores their opposites beside them."""
+    checkpoint: Checkpoint,
+) -> tuple[list[tuple[LayerMaps, ...]], Float[Tensor, "explanation class"]]:
+    """Explains explanation maps, at each layer for the class already chosen; scores their opposites beside them.
+
+    Args:
+        splits: the layers.
+        shown: the views of the explanation maps.
+        mirrored: of the views of one image, which are mirrored.
+        deleted: the anti-explanation maps.
+        explanations: that are explained again.
+        checkpoint: called between chunks.
+    """
     questions = [
-        replace(e.question, image=number, target=e.target_class, reference=False)
+        replace(e.question, image_index=number, target=e.target_class, reference=False)
         for number, e in enumerate(explanations)
     ]
     layers = []
-    shown = len(masked.shown)
     for split in splits[1:]:
-        views = Views(masked.shown, split.trunk(masked.shown), masked.mirrored)
-        layers.append(find_maps(split, views, questions, pause, draw=1))
+        views = Views(shown, split.trunk(shown), mirrored)
+        layers.append(find_maps(split, views, questions, checkpoint, draw=1))
     first = splits[0]
-    state = first.trunk(torch.cat((masked.shown, masked.deleted)))
-    views = Views(masked.shown, state.part(0, shown), masked.mirrored)
-    layers.insert(0, find_maps(first, views, questions, pause, draw=1))
+    state = first.trunk(torch.cat((shown, deleted)))
+    views = Views(shown, state.take(slice(len(shown))), mirrored)
+    layers.insert(0, find_maps(first, views, questions, checkpoint, draw=1))
     with torch.no_grad():
-        deleted_logits = first.head(state.part(shown, len(state)))
+        deleted_logits = first.head(state.take(slice(len(shown), None)))
     return list(zip(*layers, strict=True)), deleted_logits
-
-
-def _log_probability(logits: Tensor, targets: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-    return torch.log_softmax(logits.double(), dim=1).gather(1, targets[:, None]).squeeze(1)
 
 
 def _attach(explanations: Sequence[Explanation], figures: Metrics, passes: list[int]) -> list[Explanation]:

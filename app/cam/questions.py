@@ -1,4 +1,4 @@
-"""What the engine is asked, and what it answers."""
+"""The questions to the engine, and its answers."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from app.cam.fidelity import Fidelity
-from app.cam.game import Effort
 from app.cam.methods import Method
 from app.cam.utilities import Utility
+from app.cam.work import SamplingOptions
 
 Target = int | Literal["predicted", "least-likely"]
 
@@ -20,23 +20,23 @@ class Question:
     """One explanation asked for.
 
     Attributes:
-        image: which image of the batch.
+        image_index: which image of the batch.
         method: the attribution method.
         utility: the utility function.
         target: class index, the most or the least likely class.
         seed: of the random draws for this image; see `image_seed`.
-        effort: how hard the methods that sample or integrate try.
+        sampling: options of the methods that sample or integrate.
         metrics: whether its quality figures are wanted.
         reference: whether the attribution is to be held against sampled Shapley values.
         is_reference: whether it only serves to hold others against; nothing else is made of its answer.
     """
 
-    image: int
+    image_index: int
     method: Method
     utility: Utility
     target: Target = "predicted"
     seed: int = 0
-    effort: Effort = field(default_factory=Effort)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
     metrics: bool = True
     reference: bool = False
     is_reference: bool = False
@@ -90,14 +90,9 @@ class Explanation:
         """The attribution at the first layer, for the usual case of one."""
         return self.layers[0].attribution
 
-    @property
-    def available(self) -> float | None:
-        """U(A) - U(0) at the first layer."""
-        return self.layers[0].available
-
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class ExplainedBatch:
     """Logits of each image, float32 or as the network has them, and one explanation a question, in order."""
 
     logits: Float[Tensor, "batch class"]

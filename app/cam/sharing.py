@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from app.cam.split import GraphSplit, SplitNetwork, State
+from app.cam.split import GraphSplit, SplitNetwork
+from app.cam.state import SplitState
 from app.cam.structure import agree
 from app.cam.tracing import Untraceable, graph_between
 
@@ -18,7 +19,7 @@ class SharedTrunk:
     """
 
     def __init__(
-        self, model: nn.Module, splits: Sequence[SplitNetwork], images: Float[Tensor, "batch 3 height width"]
+        self, model: nn.Module, splits: Sequence[SplitNetwork], images: Float[Tensor, "batch colour height width"]
     ) -> None:
         """Finds what lies between the layers.
 
@@ -43,9 +44,9 @@ class SharedTrunk:
         """How many trunks are run for each image."""
         return len(self._splits) - len(self._bridges)
 
-    def states(self, images: Float[Tensor, "batch 3 height width"]) -> list[State]:
+    def states(self, images: Float[Tensor, "batch colour height width"]) -> list[SplitState]:
         """What the trunk of each split makes of the images, in the order of the splits."""
-        found: dict[int, State] = {}
+        found: dict[int, SplitState] = {}
         for number in self._order:
             if number in self._bridges:
                 earlier, bridge = self._bridges[number]
@@ -70,6 +71,6 @@ class SharedTrunk:
             return None
         return bridge if agree(found, expected) else None
 
-    def _cross(self, bridge: fx.GraphModule, earlier: int, later: int, state: State) -> State:
+    def _cross(self, bridge: fx.GraphModule, earlier: int, later: int, state: SplitState) -> SplitState:
         with torch.no_grad():
-            return self._splits[later].state_of(*bridge(*self._splits[earlier].left_by_trunk(state)))
+            return self._splits[later].state_of(*bridge(*self._splits[earlier].head_inputs(state)))

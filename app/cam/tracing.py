@@ -2,6 +2,7 @@
 
 import inspect
 import linecache
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 from torch.fx.graph_module import _loader
+
+from service_models.layer_paths import RELU, RELU_FUNCTIONS, module_of
 
 
 class Untraceable(Exception):
@@ -65,18 +68,39 @@ class _Recorder(fx.Interpreter):
 
 
 @dataclass(frozen=True, slots=True)
-class _Traced:
-    """The graph of a whole network.
+class TracedNetwork:
+    """The graph of a whole network, which can be cut at any of its modules.
 
     Attributes:
-        graph: of the network.
+        model: the network.
+        graph: of it.
         outputs: what the calls of each module returned, by its path.
         from_images: nodes that hold tensors with a row for each image.
     """
 
+    model: nn.Module
     graph: fx.Graph
     outputs: dict[str, list[object]]
     from_images: set[fx.Node]
+
+    def cut(self, layer: str) -> GraphCut:
+        """Cuts the network at the last output of a module, or at the ReLU of it.
+
+        Args:
+            layer: its path, `MODULE+relu` for the ReLU.
+
+        Returns:
+            Both halves; they share the network's parameters.
+
+        Raises:
+            Untraceable: the module is hidden in a leaf, or the logits do not depend on it.
+        """
+        graph, cut = self.graph, _find_cut(self, layer)
+        images_in = next(node for node in graph.nodes if node.op == "placeholder")
+        left = (cut.target, *cut.carry)
+        trunk = _extract(graph, self.model, _needed_for(left, lambda _node: False), [images_in], left)
+        head = _extract(graph, self.model, cut.needed, list(left), cut.logits)
+        return GraphCut(trunk, head, cut.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,32 +117,9 @@ class _Cut:
 
     target: fx.Node
     carry: list[fx.Node]
-    needed: set[fx.Node]
+    needed: Collection[fx.Node]
     logits: fx.Node
     calls: int
-
-
-def cut_graph(model: nn.Module, layer: str, images: Tensor) -> GraphCut:
-    """Cuts `model` at the last output of its module `layer`.
-
-    Args:
-        model: frozen network in eval mode.
-        layer: path of a module inside it.
-        images: an example batch, (batch, channel, height, width).
-
-    Returns:
-        Both halves; they share the network's parameters.
-
-    Raises:
-        Untraceable: the network's Python cannot be followed symbolically, or the module is hidden in a leaf.
-    """
-    traced = _trace(model, images)
-    graph, cut = traced.graph, _find_cut(traced, layer)
-    images_in = next(node for node in graph.nodes if node.op == "placeholder")
-    left = (cut.target, *cut.carry)
-    trunk = _extract(graph, model, _ancestors(list(left)), [images_in], left)
-    head = _extract(graph, model, cut.needed, list(left), cut.logits)
-    return GraphCut(trunk, head, cut.calls)
 
 
 def graph_between(model: nn.Module, first: str, second: str, images: Tensor) -> fx.GraphModule:
@@ -136,24 +137,26 @@ def graph_between(model: nn.Module, first: str, second: str, images: Tensor) -> 
     Raises:
         Untraceable: what is left of the images at `first` does not suffice, or either layer cannot be cut at.
     """
-    traced = _trace(model, images)
+    traced = trace(model, images)
     one, other = _find_cut(traced, first), _find_cut(traced, second)
     given = [one.target, *one.carry]
     result = (other.target, *other.carry)
-    needed: set[fx.Node] = set()
-    stack = list(result)
-    while stack:
-        node = stack.pop()
-        if node in needed or node in given:
-            continue
-        if node.op == "placeholder":
-            raise Untraceable(f"'{second}' needs more of the images than is left at '{first}'")
-        needed.add(node)
-        stack.extend(node.all_input_nodes)
+    needed = _needed_for(result, given.__contains__)
+    if any(node.op == "placeholder" for node in needed):
+        raise Untraceable(f"'{second}' needs more of the images than is left at '{first}'")
     return _extract(traced.graph, model, needed, given, result)
 
 
-def _trace(model: nn.Module, images: Tensor) -> _Traced:
+def trace(model: nn.Module, images: Tensor) -> TracedNetwork:
+    """Follows a network symbolically, and runs the graph once.
+
+    Args:
+        model: frozen network in eval mode.
+        images: an example batch, (batch, channel, height, width).
+
+    Raises:
+        Untraceable: the network's Python cannot be followed symbolically.
+    """
     tracer = _LayerTracer()
     try:
         # A parameter beyond the images is fixed at its default: a symbolic one would never be None.
@@ -165,14 +168,16 @@ def _trace(model: nn.Module, images: Tensor) -> _Traced:
             recorder.run(images, *fixed.values())
     except Exception as error:  # tracing runs the network's own Python: anything may come out
         raise Untraceable(f"{type(error).__name__}: {error}") from error
-    return _Traced(graph, tracer.outputs, _computed_from_images(graph, recorder.tensors))
+    return TracedNetwork(model, graph, tracer.outputs, _computed_from_images(graph, recorder.tensors))
 
 
-def _find_cut(traced: _Traced, layer: str) -> _Cut:
-    outputs = traced.outputs.get(layer, [])
+def _find_cut(traced: TracedNetwork, layer: str) -> _Cut:
+    outputs = traced.outputs.get(module_of(layer), [])
     if not outputs or not isinstance(outputs[-1], fx.Proxy):
-        raise Untraceable(f"the graph does not show the output of '{layer}'")
+        raise Untraceable(f"the graph does not show the output of '{module_of(layer)}'")
     target = outputs[-1].node
+    if layer.endswith(RELU):
+        target = _relu_of(target, traced.model)
     logits = next(node for node in traced.graph.nodes if node.op == "output").args[0]
     if not isinstance(logits, fx.Node):
         raise Untraceable("the network returns more than one tensor")
@@ -181,6 +186,18 @@ def _find_cut(traced: _Traced, layer: str) -> _Cut:
         raise Untraceable(f"the logits do not depend on '{layer}'")
     needed, carry = _head_nodes(logits, target, after, traced.from_images)
     return _Cut(target, carry, needed, logits, len(outputs))
+
+
+def _relu_of(node: fx.Node, model: nn.Module) -> fx.Node:
+    for user in node.users:  # in the order in which they run
+        is_relu = (
+            (user.op == "call_function" and user.target in RELU_FUNCTIONS)
+            or (user.op == "call_method" and getattr(Tensor, str(user.target), None) in RELU_FUNCTIONS)
+            or (user.op == "call_module" and isinstance(model.get_submodule(str(user.target)), nn.ReLU))
+        )
+        if is_relu:
+            return user
+    raise Untraceable(f"the graph does not show a ReLU of '{node.name}'")
 
 
 def _computed_from_images(graph: fx.Graph, tensors: set[fx.Node]) -> set[fx.Node]:
@@ -202,35 +219,30 @@ def _descendants(graph: fx.Graph, target: fx.Node) -> set[fx.Node]:
 
 def _head_nodes(
     logits: fx.Node, target: fx.Node, after: set[fx.Node], from_images: set[fx.Node]
-) -> tuple[set[fx.Node], list[fx.Node]]:
+) -> tuple[Collection[fx.Node], list[fx.Node]]:
     """What the head computes, and what it must be handed.
 
     Numbers that depend on the batch size (a traced Swin has many) and tensors made of parameters alone are
     computed anew in the head, so that it runs on any number of rows; only tensors with a row for each image
     are carried.
     """
-    needed: set[fx.Node] = set()
-    carry: dict[fx.Node, None] = {}
-    stack = [logits]
-    while stack:
-        node = stack.pop()
-        if node in needed or node is target or node in carry:
-            continue
-        if node in from_images and node not in after:
-            carry[node] = None
-            continue
-        needed.add(node)
-        stack.extend(node.all_input_nodes)
-    return needed, list(carry)
+
+    def is_carried(node: fx.Node) -> bool:
+        return node in from_images and node not in after
+
+    needed = _needed_for([logits], lambda node: node is target or is_carried(node))
+    inputs = dict.fromkeys(node for later in needed for node in later.all_input_nodes)
+    return needed, [node for node in inputs if is_carried(node)]
 
 
-def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    stack = list(nodes)
+def _needed_for(results: Iterable[fx.Node], is_given: Callable[[fx.Node], bool]) -> dict[fx.Node, None]:
+    """The nodes that must run for some results, where others are given; a dictionary, to keep their order."""
+    found: dict[fx.Node, None] = {}
+    stack = list(results)
     while stack:
         node = stack.pop()
-        if node not in found:
-            found.add(node)
+        if node not in found and not is_given(node):
+            found[node] = None
             stack.extend(node.all_input_nodes)
     return found
 
@@ -238,7 +250,7 @@ def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
 def _extract(
     graph: fx.Graph,
     model: nn.Module,
-    needed: set[fx.Node],
+    needed: Collection[fx.Node],
     inputs: list[fx.Node],
     result: fx.Node | tuple[fx.Node, ...],
 ) -> fx.GraphModule:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-Images = Float[Tensor, "batch 3 height width"]
+Images = Float[Tensor, "batch colour height width"]
 Trunk = Callable[[Images], tuple[Tensor, ...]]
 """Maps images to the target layer's output and the carry; called without autograd, by one thread."""
 
@@ -71,7 +71,9 @@ def _openvino(graph: nn.Module, images: Images, precision: Precision) -> Trunk:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converter traces in a way that PyTorch calls outdated
         any_batch = openvino.PartialShape([-1, *images.shape[1:]])
-        model = openvino.convert_model(graph, example_input=images, input=[any_batch])
+        # The converter's own trace runs everything again to check itself; `accelerate` checks what counts.
+        traced = torch.jit.trace(graph, images, check_trace=False)
+        model = openvino.convert_model(traced, input=[any_batch])
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",

@@ -1,56 +1,68 @@
-"""The utility functions: what the game pays for the logits of a coalition."""
+"""The utility functions: one number for the logits of a coalition."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from service_models.scores import SCORE_FUNCTIONS, SOFTMAX, ScoreFunction
+
 Logits = Float[Tensor, "row class"]
 Targets = Int[Tensor, " row"]
 Values = Float[Tensor, " row"]
+UtilityFunction = Callable[[Logits], Values]
+"""Maps logits to utilities whose target classes are known, row by row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Utility:
-    """A utility function U(y, c) of logits y and target class c.
+    """A utility function U(y, c) of logits y and target class c, for one score function.
 
     Attributes:
         name: its name on the wire.
+        alias: another name that requests may use, which fits every score function.
         description: one line for people.
         source: where it comes from.
-        of: maps logits (row, class) and target classes (row,) to values (row,).
+        function: of logits (row, class), target classes (row,) and the score function.
+        scores: the network's score function, which makes p of y.
     """
 
     name: str
+    alias: str
     description: str
     source: str
-    of: Callable[[Logits, Targets], Values]
+    function: Callable[[Logits, Targets, ScoreFunction], Values]
+    scores: ScoreFunction = SOFTMAX
+
+    def of(self, logits: Logits, targets: Targets) -> Values:
+        """Maps logits (row, class) and target classes (row,) to values (row,)."""
+        return self.function(logits, targets, self.scores)
 
 
 def _at(scores: Logits, targets: Targets) -> Values:
     return scores.gather(1, targets[:, None]).squeeze(1)
 
 
-def pre_softmax(logits: Logits, targets: Targets) -> Values:
+def logit(logits: Logits, targets: Targets, _scores: ScoreFunction) -> Values:
     """U = y_c."""
     return _at(logits, targets)
 
 
-def post_softmax(logits: Logits, targets: Targets) -> Values:
+def probability(logits: Logits, targets: Targets, scores: ScoreFunction) -> Values:
     """U = p_c."""
-    return _at(torch.log_softmax(logits, dim=1), targets).exp()
+    return log_probability(logits, targets, scores).exp()
 
 
-def log_softmax(logits: Logits, targets: Targets) -> Values:
+def log_probability(logits: Logits, targets: Targets, scores: ScoreFunction) -> Values:
     """U = ln p_c."""
-    return _at(torch.log_softmax(logits, dim=1), targets)
+    return _at(scores.log_probabilities(logits), targets)
 
 
-def rest(logits: Logits, targets: Targets) -> Values:
-    """U = y_c + ln p_c, the Residual Softmax Target-class utility (Eq. 16)."""
-    return _at(logits, targets) + _at(torch.log_softmax(logits, dim=1), targets)
+def rest(logits: Logits, targets: Targets, scores: ScoreFunction) -> Values:
+    """U = y_c + ln p_c, the Residual Softmax Target-class utility (Eq. 16); with sigmoids p_c is that of y_c alone."""
+    return _at(logits, targets) + log_probability(logits, targets, scores)
 
 
 _PAPER = "Cai 2025, arXiv 2501.06261"
@@ -60,15 +72,39 @@ UTILITIES: dict[str, Utility] = {
     for utility in (
         Utility(
             "rest",
+            "rest",
             "Residual softmax target class: the logit plus the log-probability of the target class.",
             f"{_PAPER}, Eq. 16",
             rest,
         ),
-        Utility("pre-softmax", "The logit of the target class.", f"{_PAPER}, Sec. 3", pre_softmax),
-        Utility("post-softmax", "The probability of the target class.", f"{_PAPER}, Sec. 3", post_softmax),
-        Utility("log-softmax", "The log-probability of the target class.", f"{_PAPER}, Sec. 3", log_softmax),
+        Utility("pre-softmax", "logit", "The logit of the target class.", f"{_PAPER}, Sec. 3", logit),
+        Utility(
+            "post-softmax", "probability", "The probability of the target class.", f"{_PAPER}, Sec. 3", probability
+        ),
+        Utility(
+            "log-softmax",
+            "log-probability",
+            "The log-probability of the target class.",
+            f"{_PAPER}, Sec. 3",
+            log_probability,
+        ),
     )
 }
+"""The utilities of networks with softmax."""
+
+_BY_SCORES = {
+    name: {each.name: replace(each, scores=scores) for each in UTILITIES.values()}
+    for name, scores in SCORE_FUNCTIONS.items()
+}
+
+
+CANONICAL = {alias: utility.name for utility in UTILITIES.values() for alias in (utility.name, utility.alias)}
+"""Every name that requests may use, and the name on the wire."""
+
+
+def utilities_of(scores: ScoreFunction) -> dict[str, Utility]:
+    """The utilities of networks with a score function, by their names."""
+    return _BY_SCORES[scores.name]
 
 
 def values_of_rows(logits: Logits, targets: Targets, utilities: Sequence[Utility]) -> Values:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from app.cam.split import State
+from app.cam.state import SplitState
 
 Smooth = Literal["none", "flip", "flip-scale"]
 
@@ -29,8 +29,8 @@ class Views:
         mirrored: of the views of one image, which are mirrored.
     """
 
-    images: Float[Tensor, "view 3 height width"]
-    state: State
+    images: Float[Tensor, "view colour height width"]
+    state: SplitState
     mirrored: tuple[bool, ...]
 
     @property
@@ -38,7 +38,7 @@ class Views:
         """How many views there are of each image."""
         return len(self.mirrored)
 
-    def of_images_themselves(self) -> State:
+    def of_images_themselves(self) -> SplitState:
         """What the trunk made of each image, unmirrored and unscaled."""
         first = torch.arange(0, len(self.images), self.count, device=self.images.device)
         return self.state.take(first)
@@ -55,7 +55,7 @@ def view_count(smooth: Smooth) -> int:
     return len(_VIEWS[smooth])
 
 
-def views_of(images: Float[Tensor, "batch 3 height width"], smooth: Smooth) -> tuple[Tensor, tuple[bool, ...]]:
+def views_of(images: Float[Tensor, "batch colour height width"], smooth: Smooth) -> tuple[Tensor, tuple[bool, ...]]:
     """All views of a batch, image by image, and which of an image's are mirrored."""
     if smooth == "none":
         return images, (False,)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Read by Ray when it is imported, here and in what it starts: nothing goes out, nobody comes in without the token.
+# Ray reads these when it is imported, here and in its workers: it sends no statistics, and needs a token of who joins.
 _VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
@@ -25,7 +25,7 @@ class ClusterError(Exception):
 
 
 class Interrupted(Exception):
-    """SIGTERM came while Ray was starting."""
+    """SIGTERM or SIGHUP came while Ray was starting."""
 
 
 def join_cluster(address: str | None, *, with_logs: bool) -> None:
@@ -37,7 +37,7 @@ def join_cluster(address: str | None, *, with_logs: bool) -> None:
 
     Raises:
         ClusterError: Ray is not installed, or the cluster cannot be joined.
-        Interrupted: SIGTERM came.
+        Interrupted: SIGTERM or SIGHUP came.
     """
     _prepare(address)
     try:
@@ -46,10 +46,12 @@ def join_cluster(address: str | None, *, with_logs: bool) -> None:
         raise ClusterError("--engine ray: needs Ray: pip install 'shapley-cam-service[ray]'") from None
     if address is not None:
         _check_address(address)
-    # Ray sets a handler of its own.
-    handler = signal.getsignal(signal.SIGTERM)
+    # Ray sets a handler of its own for the first, and leaves the other.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    if handlers[signal.SIGHUP] is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit())
     try:
-        with _hushed():
+        with _stderr_dropped():
             ray.init(
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -63,7 +65,8 @@ def join_cluster(address: str | None, *, with_logs: bool) -> None:
         where = f"--address: {address} cannot be joined" if address else "--engine ray: Ray did not start"
         raise ClusterError(f"{where}: {error}") from None
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _prepare(address: str | None) -> None:
@@ -99,7 +102,7 @@ def _python_path() -> str:
 
 
 def _check_address(address: str) -> None:
-    """Sees whether somebody listens; Ray itself would try for minutes.
+    """Checks that a cluster listens; Ray itself would try for minutes.
 
     Raises:
         ClusterError: nobody does, or it is no address of a cluster's head.
@@ -114,8 +117,10 @@ def _check_address(address: str) -> None:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Drops what is written to the standard error meanwhile: C++ tells there of the level of its log."""
+def _stderr_dropped() -> Iterator[None]:
+    """Drops what is written to stderr meanwhile: the C++ of Ray writes the level of its log there."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()  # the log is written by another thread
     sys.stderr.flush()
     kept = os.dup(2)
     try:

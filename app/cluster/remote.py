@@ -1,7 +1,7 @@
-"""Networks that run in replicas elsewhere, as the ingress sees them."""
+"""Networks that run in replicas, as the ingress calls them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -9,59 +9,51 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from app.cam.questions import Question
-from app.cam.views import Smooth
 from app.cluster.replica import Description, Refusal
 from app.errors import WorkerFailed
-from app.runtime.backend import Backend, Begun, Pixels, Seen, nobody_asks
-from app.runtime.jobs import Done
+from app.runtime.backend import Backend, ExplainRequest, NetworkOutput, OnStart, Pixels, ignore_start
+from app.runtime.jobs import JobResult
 from app.runtime.runtime import Runtime
 from app.settings import Settings
+from service_models import LabelIndex
 
 _ATTEMPTS = 2
-_LOOK_EVERY_S = 1.0
-# A probe of the device takes 3 s at most, and has a way to go.
+_POLL_S = 1.0
+# A probe of the device takes 3 s at most, and some time to travel.
 _PROBE_S = 5.0
 
 
 class RemoteNetwork(Backend):
-    """A network whose replicas answer.
+    """A network in replicas.
 
-    A replica that dies has its requests asked again once: they are the same however often they are asked.
+    A request whose replica dies is sent once more to another: it has the same answer however often it is asked.
     """
 
     def __init__(self, description: Description, handle: DeploymentHandle) -> None:
         self.network = description.network
         self.module_paths = description.module_paths
+        self.labels = LabelIndex(description.network.labels)
         self._handle = handle
 
-    async def classify(self, pixels: Pixels) -> Done[Seen]:
+    async def classify(self, pixels: Pixels) -> JobResult[NetworkOutput]:
         """See `Backend`."""
-        return await self._ask("classify", pixels)
+        return await self._call("classify", pixels)
 
     async def explain(
-        self,
-        pixels: Pixels,
-        paths: tuple[str, ...],
-        questions: Sequence[Question],
-        smooth: Smooth,
-        limit_s: float,
-        begun: Begun = nobody_asks,
-    ) -> Done[Seen]:
-        """See `Backend`; it has begun when a replica is asked, and only that one could estimate it."""
-        begun(None)
-        return await self._ask("explain", pixels, paths, questions, smooth, limit_s)
+        self, pixels: Pixels, request: ExplainRequest, on_start: OnStart = ignore_start
+    ) -> JobResult[NetworkOutput]:
+        """See `Backend`; it counts as started when a replica has it, and only the replica knows an estimate."""
+        on_start(None)
+        return await self._call("explain", pixels, request)
 
-    def refuse_beyond(
-        self, limit_s: float, paths: Sequence[str], questions: Sequence[Question], smooth: Smooth
-    ) -> None:
-        """See `Backend`; what is asked of one image is judged when it is asked, by the replica that knows its costs."""
-        if not any(question.image for question in questions):
-            return
-        with suppress(RayActorError, DeploymentUnavailableError, TimeoutError):  # then each image is judged alone
-            response = self._handle.refuse_beyond.remote(limit_s, paths, questions, smooth)
-            if (refusal := response.result(timeout_s=_PROBE_S)) is not None:
-                raise refusal.error
+    def admit(self, request: ExplainRequest) -> ExplainRequest:
+        """See `Backend`; the replica that explains an image admits it, so that only several are asked about here."""
+        if any(question.image_index for question in request.questions):
+            with suppress(RayActorError, DeploymentUnavailableError, TimeoutError):  # each image is then judged alone
+                verdict = self._handle.admit.remote(request).result(timeout_s=_PROBE_S)
+                if isinstance(verdict, Refusal):
+                    raise verdict.error
+        return request
 
     async def why_not_ready(self, longest_s: float) -> str | None:
         """See `Backend`; of the replica that is asked."""
@@ -74,11 +66,11 @@ class RemoteNetwork(Backend):
             return "has lost the replica that was asked"
         return reason
 
-    async def _ask(self, method: str, *arguments: object) -> Done[Seen]:
+    async def _call(self, method: str, *arguments: object) -> JobResult[NetworkOutput]:
         for _ in range(_ATTEMPTS):
             response: Any = getattr(self._handle, method).remote(*arguments)
             try:
-                answer: Done[Seen] | Refusal = await response
+                answer: JobResult[NetworkOutput] | Refusal = await response
             except (RayActorError, DeploymentUnavailableError):
                 continue
             except asyncio.CancelledError:
@@ -91,7 +83,7 @@ class RemoteNetwork(Backend):
 
 
 class RemoteRuntime(Runtime):
-    """What lives as long as an ingress does: all but the networks."""
+    """The state that lives as long as an ingress: all but the networks."""
 
     def __init__(self, settings: Settings, handles: Mapping[str, DeploymentHandle]) -> None:
         super().__init__(settings)
@@ -103,7 +95,7 @@ class RemoteRuntime(Runtime):
             asked = handle.describe.remote()
             while name not in self.networks and not self.is_draining:
                 with suppress(TimeoutError):
-                    self.networks[name] = RemoteNetwork(asked.result(timeout_s=_LOOK_EVERY_S), handle)
+                    self.networks[name] = RemoteNetwork(asked.result(timeout_s=_POLL_S), handle)
 
     async def _devices_that_fail(self) -> AsyncIterator[tuple[str, str]]:
         """Of each network the one that is asked."""

@@ -1,7 +1,6 @@
-"""A network in a process of its own on some machine of the cluster."""
+"""A network in its own process on a machine of the cluster."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -9,12 +8,12 @@ from torch import Tensor, nn
 
 from app.cam.errors import CamError
 from app.cam.questions import Question
-from app.cam.views import Smooth
 from app.errors import ServiceError
 from app.logs import set_up_logs
-from app.runtime.backend import Pixels, Seen
+from app.runtime.backend import ExplainRequest, NetworkOutput, Pixels
 from app.runtime.devices import choose_devices, set_precision
-from app.runtime.jobs import Done
+from app.runtime.jobs import JobResult
+from app.runtime.memory import settle
 from app.runtime.served import serve_network
 from app.runtime.worker import DeviceWorker
 from app.settings import Settings
@@ -36,7 +35,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer that is an error; as an exception Ray would wrap it into one of its own.
+    """An error as a result: Ray would wrap a raised exception into one of its own.
 
     Attributes:
         error: to be raised for the caller.
@@ -46,7 +45,7 @@ class Refusal:
 
 
 class NetworkReplica:
-    """Holds a network on its device, and gathers what comes from all ingresses into batches."""
+    """Holds a network on its device, and gathers the requests of all ingresses into batches."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         """Loads the network; blocks.
@@ -60,32 +59,28 @@ class NetworkReplica:
         self._settings = settings
         self._worker = DeviceWorker(choose_devices(settings.device)[0])
         self._served = serve_network(spec, self._worker, settings)
+        settle()
 
     async def describe(self) -> Description:
         """What the network is."""
         served = self._served
         return Description(replace(served.network, model=nn.Identity()), served.module_paths)
 
-    async def classify(self, pixels: Pixels) -> Done[Seen] | Refusal:
+    async def classify(self, pixels: Pixels) -> JobResult[NetworkOutput] | Refusal:
         """See `Backend.classify`."""
         # Ray's arrays are read-only, and PyTorch takes none that are.
         return await self._answer(self._served.classify(pixels.copy()))
 
-    async def explain(
-        self, pixels: Pixels, paths: tuple[str, ...], questions: Sequence[Question], smooth: Smooth, limit_s: float
-    ) -> Done[Seen] | Refusal:
+    async def explain(self, pixels: Pixels, request: ExplainRequest) -> JobResult[NetworkOutput] | Refusal:
         """See `Backend.explain`."""
-        return await self._answer(self._served.explain(pixels.copy(), paths, questions, smooth, limit_s))
+        return await self._answer(self._served.explain(pixels.copy(), request))
 
-    async def refuse_beyond(
-        self, limit_s: float, paths: Sequence[str], questions: Sequence[Question], smooth: Smooth
-    ) -> Refusal | None:
-        """See `Backend.refuse_beyond`."""
+    async def admit(self, request: ExplainRequest) -> ExplainRequest | Refusal:
+        """See `Backend.admit`."""
         try:
-            await asyncio.to_thread(self._served.refuse_beyond, limit_s, paths, questions, smooth)
+            return await asyncio.to_thread(self._served.admit, request)
         except ServiceError as error:
             return Refusal(error)
-        return None
 
     async def why_not_ready(self, longest_s: float) -> str | None:
         """See `Backend.why_not_ready`."""
@@ -100,16 +95,16 @@ class NetworkReplica:
         if reason := await self._served.why_not_ready(self._settings.timeout_s):
             raise RuntimeError(f"the device {reason}")
 
-    async def _answer(self, asked: Any) -> Done[Seen] | Refusal:  # noqa: ANN401 - an awaitable of Done[Seen]
+    async def _answer(self, asked: Any) -> JobResult[NetworkOutput] | Refusal:  # noqa: ANN401 - an awaitable of JobResult[NetworkOutput]
         try:
-            done: Done[Seen] = await asked
+            done: JobResult[NetworkOutput] = await asked
         except (CamError, ServiceError) as error:
             return Refusal(error)
         return await asyncio.to_thread(_on_cpu, done)
 
 
 def _on_cpu(value: Any) -> Any:  # noqa: ANN401 - whatever an answer is made of
-    """The same with tensors that hold nothing but their own values, in the memory of the processor."""
+    """A copy whose tensors are on the CPU and hold only their own values."""
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
     if isinstance(value, tuple):

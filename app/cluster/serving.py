@@ -16,6 +16,7 @@ from app.cluster.remote import RemoteRuntime
 from app.cluster.replica import NetworkReplica
 from app.logs import set_up_logs
 from app.main import create_app
+from app.process import stopping_signals
 from app.settings import Settings
 
 _LOG = logging.getLogger("app")
@@ -24,7 +25,7 @@ _APP = "shapley-cam"
 # Replicas keep their device busy, not Ray's count of processors: with none left free a lost node stalls the cluster.
 _REPLICA_CPUS = 0.5
 _INGRESS_CPUS = 0.1
-# Ray Serve's own limit is never reached: the ingress refuses what is beyond `CAM_QUEUE_SIZE` in words.
+# Ray Serve's own limit is never reached: the ingress refuses requests beyond `CAM_QUEUE_SIZE` with an error of its own.
 _REQUESTS = 10_000
 # Another replica is wanted when one holds so many requests: a full batch runs, and another one waits.
 _REQUESTS_A_REPLICA = 16
@@ -75,7 +76,7 @@ def serve_on_ray(settings: Settings, *, ends_cluster: bool, most: int | None) ->
     paths = {name: getattr(settings, name) for name in ("config", "weights_dir", "api_keys_file")}
     settings = settings.model_copy(update={name: path.absolute() for name, path in paths.items() if path})
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stopping_signals():
         signal.signal(number, lambda *_: stopping.set())
     try:
         handle = _deploy(settings, most)
@@ -99,7 +100,7 @@ def serve_on_ray(settings: Settings, *, ends_cluster: bool, most: int | None) ->
 
 
 def _leave(*, in_order: bool) -> None:
-    """Leaves the cluster, which ends with that if it was started here; another one goes on with whatever else it runs.
+    """Leaves the cluster. It ends if it was started here; another one goes on running.
 
     Args:
         in_order: whether Ray Serve takes the service down, which has its replicas end what they are at.
@@ -110,7 +111,7 @@ def _leave(*, in_order: bool) -> None:
 
 
 def _reason() -> str | None:
-    """What a replica said that could not be made, the last line of a traceback that Ray Serve keeps."""
+    """Why a replica could not be made: the last line of a traceback that Ray Serve keeps."""
     app = serve.status().applications.get(_APP)
     messages = [deployment.message for deployment in app.deployments.values()] if app else []
     found = [_OUR_ERROR.findall(message) for message in messages]

@@ -1,4 +1,4 @@
-"""Localisation: how well heatmaps meet the boxes that people drew.
+"""Localisation: how well heatmaps agree with the boxes that people drew.
 
 That is another question than why a network decided as it did. An explanation is right when it shows what the network
 used, be it the snow behind the wolf: neither figure here says whether it does.
@@ -7,29 +7,18 @@ used, be it the snow behind the wolf: neither figure here says whether it does.
 import hashlib
 import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from app.evaluation.dataset import Item
+from app.evaluation.dataset import DatasetEntry
 from app.evaluation.errors import DataError
 from app.imaging.view import View
 
 Heatmap = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Corners = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """What people marked in an image.
-
-    Attributes:
-        corners: (left, top, right, bottom) of each box, as shares of the image's width and height.
-    """
-
-    corners: tuple[Corners, ...]
+"""(left, top, right, bottom) of a box, as shares of the image's width and height."""
 
 
 class Boxes:
@@ -52,8 +41,8 @@ class Boxes:
         for path in paths:
             self._by_stem.setdefault(path.stem, []).append(path)
 
-    def of(self, item: Item) -> Annotation | None:
-        """The annotation of an image; None where it has none.
+    def of(self, item: DatasetEntry) -> tuple[Corners, ...] | None:
+        """The boxes of an image; None where it has none.
 
         Raises:
             DataError: the file is no annotation, or several have the image's name.
@@ -66,13 +55,13 @@ class Boxes:
         except (OSError, ElementTree.ParseError, AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
             raise DataError(f"--boxes: {path} is no annotation of boxes: {error!r}") from None
 
-    def fingerprint(self, items: Iterable[Item]) -> str:
+    def fingerprint(self, items: Iterable[DatasetEntry]) -> str:
         """Reads the annotations of all images; changes with every box.
 
         Raises:
             DataError: a file is no annotation, or an image and its annotation cannot be told from others.
         """
-        digest, owners = hashlib.sha256(), dict[Path, Item]()
+        digest, owners = hashlib.sha256(), dict[Path, DatasetEntry]()
         for item in items:
             path = self._path(item)
             if path is None:
@@ -80,12 +69,10 @@ class Boxes:
             if path in owners:
                 raise DataError(f"--boxes: {path} could be that of {owners[path].name} and that of {item.name}")
             owners[path] = item
-            annotation = self.of(item)
-            assert annotation is not None
-            digest.update(json.dumps([item.index, asdict(annotation)]).encode())
+            digest.update(json.dumps([item.index, {"corners": self.of(item)}]).encode())
         return digest.hexdigest()
 
-    def _path(self, item: Item) -> Path | None:
+    def _path(self, item: DatasetEntry) -> Path | None:
         name = PurePosixPath(item.name)
         if exact := self._by_path.get(str(name.with_suffix(""))):
             return exact
@@ -96,13 +83,13 @@ class Boxes:
 
 
 def localise(
-    heatmap: Heatmap, annotation: Annotation | None, size: tuple[int, int], view: View
+    heatmap: Heatmap, boxes: Sequence[Corners] | None, size: tuple[int, int], view: View
 ) -> dict[str, float | None]:
-    """Holds a heatmap against the boxes of its image.
+    """Compares a heatmap with the boxes of its image.
 
     Args:
         heatmap: (height, width), in [0, 1], at the network's input size.
-        annotation: the boxes; None where there are none.
+        boxes: that people drew; None where there are none.
         size: (width, height) of the upright original in px.
         view: the part of the original that the heatmap covers.
 
@@ -112,7 +99,7 @@ def localise(
         box reaches into the view, or the heatmap is all zeros.
     """
     inside = np.zeros(heatmap.shape, dtype=bool)
-    for corners in annotation.corners if annotation else ():
+    for corners in boxes or ():
         rows, columns = _in_view(corners, size, view)
         inside[rows, columns] = True
     total = float(heatmap.sum(dtype=np.float64))
@@ -138,7 +125,7 @@ def _centres(span: list[float], count: int) -> slice:
     return slice(first, last)
 
 
-def _read(path: Path) -> Annotation:
+def _read(path: Path) -> tuple[Corners, ...]:
     root = ElementTree.parse(path).getroot()  # noqa: S314 - a file of the researcher's own, and expat bounds entities
     width, height = (float(root.find(f"size/{name}").text) for name in ("width", "height"))  # type: ignore[union-attr, arg-type]
     corners = []
@@ -146,4 +133,4 @@ def _read(path: Path) -> Annotation:
         # Pixels are counted from 1 to the last one inside.
         edges = [float(box.find(name).text) for name in ("xmin", "ymin", "xmax", "ymax")]  # type: ignore[union-attr, arg-type]
         corners.append(((edges[0] - 1) / width, (edges[1] - 1) / height, edges[2] / width, edges[3] / height))
-    return Annotation(tuple(corners))
+    return tuple(corners)

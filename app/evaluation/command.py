@@ -16,10 +16,10 @@ from app.cam.chunks import IMAGES_AT_ONCE
 from app.cam.errors import CamError
 from app.evaluation.dataset import read_dataset
 from app.evaluation.errors import EvaluationError, ResultsError
-from app.evaluation.plan import GRADIENT_METHODS, Plan
+from app.evaluation.plan import PAPER_METHODS, Plan
 from app.evaluation.plots import plot_adcc, plot_pairs
 from app.evaluation.published import Preset, presets
-from app.evaluation.run import Evaluation, Progress, run_here
+from app.evaluation.run import EvaluationRun, OnProgress, run_here
 from app.evaluation.stopping import Stop, Stopped, stopping
 from app.evaluation.store import Results
 from app.evaluation.summary import NetworkSummary, summarise
@@ -34,7 +34,7 @@ _PAIR = ("shapleycam", "gradcam")
 # Without a terminal, a line of progress now and then is enough.
 _LINE_EVERY_S = 30.0
 
-_Run = Callable[[Evaluation, Sequence[str], Progress], dict[str, str]]
+_Run = Callable[[EvaluationRun, Sequence[str], OnProgress], dict[str, str]]
 
 
 def evaluate(parsed: argparse.Namespace) -> int:
@@ -56,12 +56,12 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
 def _evaluate(parsed: argparse.Namespace, stop: Stop) -> tuple[Sequence[str], dict[str, str]]:
     """Evaluates; returns the networks, and for each that was not evaluated why."""
-    settings, plan, networks = _asked(parsed)
+    settings, plan, networks = _read_options(parsed)
     dataset = read_dataset(parsed.data, parsed.limit)
     if plan.target == "label" and not dataset.is_labelled:
         raise EvaluationError("--target: label needs a label for every image; --data states none, or not for all")
     with _engine(parsed, settings) as (device, run):
-        evaluation = Evaluation(
+        evaluation = EvaluationRun(
             settings.model_copy(update={"device": (device,)}),
             dataset,
             plan,
@@ -113,7 +113,7 @@ def tables(parsed: argparse.Namespace) -> int:
             raise EvaluationError(f"--difference: takes two methods, not {','.join(wrong) or 'none'}")
         found = _networks_of(parsed.results)
         summaries = [summarise(name, results.read(name), pairs) for name, results in found.items()]
-        _tell_incomplete(summaries, found)
+        _warn_incomplete(summaries, found)
         _write(summaries, out, with_published=parsed.published)
         if parsed.plots:
             plot_adcc(summaries, out)
@@ -126,7 +126,7 @@ def tables(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(parsed: argparse.Namespace) -> tuple[Settings, Plan, Sequence[str]]:
+def _read_options(parsed: argparse.Namespace) -> tuple[Settings, Plan, Sequence[str]]:
     """What the options ask for: settings, a plan and the networks.
 
     Raises:
@@ -143,7 +143,7 @@ def _asked(parsed: argparse.Namespace) -> tuple[Settings, Plan, Sequence[str]]:
     preset = _preset(parsed.preset)
     plan = Plan(
         parsed.layers or (preset.layers if preset else ()),
-        parsed.methods or (preset.methods if preset else GRADIENT_METHODS),
+        parsed.methods or (preset.methods if preset else PAPER_METHODS),
         parsed.utilities or (preset.utilities if preset else ("rest",)),
         parsed.target,
         parsed.seed,
@@ -184,7 +184,7 @@ def _networks_of(folders: Sequence[Path]) -> dict[str, Results]:
     return found
 
 
-def _tell_incomplete(summaries: Sequence[NetworkSummary], found: Mapping[str, Results]) -> None:
+def _warn_incomplete(summaries: Sequence[NetworkSummary], found: Mapping[str, Results]) -> None:
     for summary in summaries:
         wanted, there = found[summary.network].manifest()["images"], summary.images + summary.unusable
         if there < wanted:

@@ -11,14 +11,14 @@ from pathlib import Path
 from timm.data import ImageNetInfo
 
 from app.evaluation.errors import DataError
+from app.imaging.formats import SUFFIXES
 from service_models.labels import IMAGENET_CLASSES
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
-_NAME_AND_LABEL = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(_SUFFIXES)))}))\s+(.+)", re.IGNORECASE)
+_NAME_AND_LABEL = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))}))\s+(.+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class DatasetEntry:
     """An image of a data set.
 
     Attributes:
@@ -42,7 +42,7 @@ class Dataset:
     """
 
     folder: Path
-    items: tuple[Item, ...]
+    items: tuple[DatasetEntry, ...]
 
     @property
     def is_labelled(self) -> bool:
@@ -55,7 +55,7 @@ class Dataset:
         lines = (f"{item.name}\t{item.label}\n" for item in self.items)
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
-    def path(self, item: Item) -> Path:
+    def path(self, item: DatasetEntry) -> Path:
         """Where an image lies."""
         return self.folder / item.name
 
@@ -101,11 +101,11 @@ def read_dataset(data: Path, limit: int | None = None) -> Dataset:
             found, folder = _of_list(data), data.parent
         else:
             raise DataError(f"--data: there is no {data}")
-        items = tuple(Item(index, *pair) for index, pair in enumerate(islice(found, limit)))
+        items = tuple(DatasetEntry(index, *pair) for index, pair in enumerate(islice(found, limit)))
     except OSError as error:
         raise DataError(f"--data: {data} cannot be read: {error}") from None
     if not items:
-        raise DataError(f"--data: {data} holds no image ({', '.join(sorted(_SUFFIXES))})")
+        raise DataError(f"--data: {data} holds no image ({', '.join(sorted(SUFFIXES))})")
     return Dataset(folder, items)
 
 
@@ -120,19 +120,19 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, str | None]]:
 def _images_below(folder: Path) -> Iterator[Path]:
     """All images at any depth; subsets of large sets are often folders of links, so these are followed."""
     above = {str(folder): {folder.resolve()}}
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
-        met = above.pop(place)
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        met = above.pop(parent)
         followed = []
         for name in folders:
-            child = Path(place, name)
+            child = Path(parent, name)
             # Hidden folders hold what programs keep for themselves; a link to a folder above has no end.
             if not name.startswith(".") and (resolved := child.resolve()) not in met:
                 above[str(child)] = met | {resolved}
                 followed.append(name)
         folders[:] = followed
         for name in files:
-            path = Path(place, name)
-            if path.suffix.lower() in _SUFFIXES and not name.startswith(".") and path.is_file():
+            path = Path(parent, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file():
                 yield path
 
 
@@ -162,7 +162,7 @@ def _split(line: str) -> tuple[str, str | None]:
     if "\t" in line:
         name, _, label = line.partition("\t")
         return name.strip(), label.strip() or None
-    if Path(line).suffix.lower() in _SUFFIXES:
+    if Path(line).suffix.lower() in SUFFIXES:
         return line, None
     if match := _NAME_AND_LABEL.fullmatch(line):
         return match[1], match[2]

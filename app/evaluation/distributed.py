@@ -15,14 +15,14 @@ import numpy as np
 
 from app.cluster.joining import ClusterError, Interrupted, join_cluster
 from app.evaluation.errors import EvaluationError
-from app.evaluation.run import FAILURES, Evaluation, Progress, evaluate_shards
+from app.evaluation.run import FAILURES, EvaluationRun, OnProgress, evaluate_shards
 from app.evaluation.stopping import Stopped
 
 _LOG = logging.getLogger(__name__)
 
-# Actors keep their device busy, not Ray's count of processors: with none left free, a cluster that lost a node stalled.
+# Actors reserve few of Ray's processors: with none left free, a cluster that lost a node stalled.
 _ACTOR_CPUS = 0.5
-# Together in a task, so that images are read ahead across shards; few enough that all actors end together.
+# Shards of one task: several, so that images are read ahead across shards; few, so that all actors end together.
 _SHARDS_AT_ONCE = 4
 _TASKS_AN_ACTOR = 8
 _LOOK_EVERY_S = 1.0
@@ -32,7 +32,7 @@ Batch = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
 
 @contextmanager
 def joined_to_ray(address: str | None) -> Iterator[None]:
-    """Joins a cluster and leaves it in the end, or starts one on this machine for as long as it takes.
+    """Joins a cluster and leaves it at the end, or starts one on this machine until the end.
 
     Args:
         address: host and port of a cluster that runs; None starts one.
@@ -76,7 +76,7 @@ def device_on_ray(names: Sequence[str]) -> str:
 
 
 def run_on_ray(
-    evaluation: Evaluation, networks: Sequence[str], progress: Progress, *, stall_s: float
+    evaluation: EvaluationRun, networks: Sequence[str], progress: OnProgress, *, stall_s: float
 ) -> dict[str, str]:
     """Evaluates networks one after the other on the cluster that was joined, each on all of its devices.
 
@@ -106,17 +106,17 @@ def run_on_ray(
 
 
 class _NetworkFailed(Exception):
-    """A network cannot be loaded by the actors, or nothing that is asked has a meaning on it."""
+    """The actors cannot load a network, or nothing of the plan has a meaning on it."""
 
 
 class ShardActor:
     """Holds a network on a device of some machine, and makes shards of it."""
 
-    def __init__(self, evaluation: Evaluation, network: str) -> None:
+    def __init__(self, evaluation: EvaluationRun, network: str) -> None:
         self._evaluation = evaluation
         self._network = network
         self._warnings = _Warnings()
-        # An actor that cannot be made is made again and again, and Ray tells of it as text alone.
+        # Ray creates an actor that raises here again and again, and reports the error as text only.
         self._failure = ""
         try:
             self._evaluator = evaluation.evaluator(network)
@@ -125,10 +125,10 @@ class ShardActor:
             self._failure = str(error)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Makes the shards of these numbers; one that another actor has made meanwhile stays as it is.
+        """Makes the shards of these numbers, but for those that another actor has made meanwhile.
 
         Returns:
-            The numbers; for each why it was not made, or nothing; and what is to be told.
+            The numbers; for each the reason why it was not made, or nothing; and the warnings.
         """
         shards = batch["shard"].tolist()
         if not self._failure:
@@ -147,7 +147,7 @@ class ShardActor:
 
 
 class _Warnings(logging.Handler):
-    """Keeps what this process would say, for the one that has a terminal."""
+    """Collects the warnings of this process, for the one that has a terminal."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -155,16 +155,16 @@ class _Warnings(logging.Handler):
         logging.getLogger("app").addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps a line."""
+        """Collects a line."""
         self._lines.append(record.getMessage())
 
     def take(self) -> list[str]:
-        """What was said since the last time."""
+        """The warnings since the last call."""
         lines, self._lines = self._lines, []
         return lines
 
 
-def _shards(evaluation: Evaluation, network: str, missing: Sequence[int]) -> Iterator[int]:
+def _shards(evaluation: EvaluationRun, network: str, missing: Sequence[int]) -> Iterator[int]:
     """The numbers of the shards, as they are written."""
     import ray
 
@@ -181,7 +181,7 @@ def _shards(evaluation: Evaluation, network: str, missing: Sequence[int]) -> Ite
         ShardActor,
         fn_constructor_args=(evaluation, network),
         batch_size=None,
-        # As many as there are places, from the start; those that find none when a machine is lost hold up nobody.
+        # As many as there are places, from the start; when a machine is lost, actors without a place block nobody.
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=_ACTOR_CPUS,
         num_gpus=1 if has_gpu else 0,
@@ -211,7 +211,7 @@ def _watched(shards: Iterator[int], stall_s: float, network: str) -> Iterator[in
             for shard in shards:
                 arrived.put(shard)
             arrived.put(None)
-        except BaseException as error:  # whatever a cluster can die of is told to whoever waits
+        except BaseException as error:  # any failure of the cluster is passed to the thread that waits
             arrived.put(error)
 
     threading.Thread(target=drain, name="ray-shards", daemon=True).start()

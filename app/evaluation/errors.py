@@ -1,4 +1,4 @@
-"""What can be wrong with an evaluation, in words that whoever started it can act on."""
+"""The errors of an evaluation, with messages that the user can act on."""
 
 
 class EvaluationError(Exception):

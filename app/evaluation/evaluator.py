@@ -4,15 +4,14 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from app.cam.acceleration import accelerate
-from app.cam.chunks import SMALLER, smaller_chunks
+from app.cam.chunks import CHUNK_DIVISORS, smaller_chunks
 from app.cam.engine import check_method, explain
 from app.cam.errors import MethodError
 from app.cam.methods import METHODS
@@ -21,46 +20,49 @@ from app.cam.sharing import SharedTrunk
 from app.cam.split import GraphSplit, SplitNetwork
 from app.cam.splitting import split_network
 from app.cam.trunks import Engine, Precision
-from app.cam.utilities import UTILITIES
+from app.cam.utilities import utilities_of
+from app.errors import ImageError
 from app.evaluation.boxes import Boxes, localise
-from app.evaluation.dataset import Item
+from app.evaluation.dataset import DatasetEntry
 from app.evaluation.errors import EvaluationError
 from app.evaluation.plan import Combination, Plan
-from app.evaluation.rows import Row
+from app.evaluation.rows import ResultRow
 from app.imaging.decode import open_image
-from app.imaging.errors import ImagingError
-from app.imaging.reading import Order, read_image
+from app.imaging.picture import Pixels, depth_warnings, pixels_of
+from app.imaging.reading import DecodeSpec, read_image
 from app.imaging.tensors import normalise
 from app.imaging.view import make_view
 from app.runtime.devices import is_out_of_memory
 from service_models import Network
-from service_models.lively import structured_images
+from service_models.calibration import structured_images
 
 _LOG = logging.getLogger(__name__)
 
-# Data sets are trusted more than what is posted, but a header that claims a gigapixel is still a mistake.
+# Data sets are trusted more than posted files, but a header with a gigapixel is still a mistake.
 _MAX_PIXELS = 256_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DatasetImage:
     """An image of the data set as the network sees it.
 
     Attributes:
         item: which one.
-        pixels: HWC uint8, the network's input before normalisation.
+        pixels: the network's input before normalisation, HWC.
         digest: SHA-256 of the file.
         size: (width, height) of the upright original in px.
+        warnings: what a reader must know of how it was read.
     """
 
-    item: Item
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    item: DatasetEntry
+    pixels: Pixels
     digest: bytes
     size: tuple[int, int]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Unusable:
+class UnreadableImage:
     """An image that could not be read.
 
     Attributes:
@@ -68,7 +70,7 @@ class Unusable:
         reason: in words.
     """
 
-    item: Item
+    item: DatasetEntry
     reason: str
 
 
@@ -104,16 +106,22 @@ class Evaluator:
             EvaluationError: the network has none of the layers, or nothing that is asked has a meaning.
             LayerError: a layer has no spatial grid.
         """
+        if network.is_multi_label and plan.target == "label":
+            raise EvaluationError(
+                f"--target: label: every label of {network.name} is true or false for itself, and the data set names "
+                "one for an image; use predicted"
+            )
         self.network = network
+        self._utilities = utilities_of(network.scores)
         self._plan = plan
         self._classes = classes
         self._boxes = boxes
         modules = frozenset(path for path, _ in network.model.named_modules())
         self.paths = plan.layers_of(network.name, network.layers, modules)
-        size = network.preprocessing.input_size
-        self._splits = {name: split_network(network.model, path, size) for name, path in self.paths.items()}
+        size, channels = network.preprocessing.input_size, network.preprocessing.channels
+        self._splits = {name: split_network(network.model, path, size, channels) for name, path in self.paths.items()}
         self.combinations = self._meaningful(plan.combinations(self.paths))
-        images = structured_images(3, size, torch.Generator().manual_seed(0)).to(network.device)
+        images = structured_images(3, size, torch.Generator().manual_seed(0), channels).to(network.device)
         self._shared = SharedTrunk(network.model, list(self._splits.values()), images)
         for split in self._splits.values():
             if isinstance(split, GraphSplit):
@@ -123,7 +131,7 @@ class Evaluator:
         """The network split at a layer, by the layer's name."""
         return self._splits[layer]
 
-    def read(self, item: Item, data: bytes | OSError) -> Picture | Unusable:
+    def read(self, item: DatasetEntry, data: bytes | OSError) -> DatasetImage | UnreadableImage:
         """Decodes an image and cuts out the network's evaluation view.
 
         Args:
@@ -131,34 +139,41 @@ class Evaluator:
             data: its file, or why that could not be read.
         """
         if isinstance(data, OSError):
-            return Unusable(item, f"cannot be read: {data.strerror or data}")
+            return UnreadableImage(item, f"cannot be read: {data.strerror or data}")
         try:
-            read = read_image(open_image(data, _MAX_PIXELS), Order.of(self.network.preprocessing))
-        except ImagingError as error:
-            return Unusable(item, str(error))
-        return Picture(item, np.asarray(read.view), hashlib.sha256(data).digest(), (read.width, read.height))
+            spec = DecodeSpec.of(self.network.preprocessing)
+            read = read_image(open_image(data, _MAX_PIXELS), spec)
+        except ImageError as error:
+            return UnreadableImage(item, str(error))
+        pixels = pixels_of(read.view, spec, is_deep=read.depth is not None)
+        size = (read.width, read.height)
+        return DatasetImage(
+            item, pixels, hashlib.sha256(data).digest(), size, depth_warnings(read.depth, spec.max_value)
+        )
 
-    def evaluate(self, batch: Sequence[Picture | Unusable]) -> list[Row]:
-        """Makes the rows of some images, in their order; each as if the others were not there.
+    def evaluate(self, batch: Sequence[DatasetImage | UnreadableImage]) -> list[ResultRow]:
+        """Makes the rows of some images, in their spec; no image changes the rows of another.
 
         Raises:
             torch.OutOfMemoryError: a single row of work does not fit the device.
         """
-        rows = self._within_memory([picture for picture in batch if isinstance(picture, Picture)])
+        rows = self._within_memory([picture for picture in batch if isinstance(picture, DatasetImage)])
         rows += [
-            Row(index=unusable.item.index, image=unusable.item.name, network=self.network.name, error=unusable.reason)
+            ResultRow(
+                index=unusable.item.index, image=unusable.item.name, network=self.network.name, error=unusable.reason
+            )
             for unusable in batch
-            if isinstance(unusable, Unusable)
+            if isinstance(unusable, UnreadableImage)
         ]
         return sorted(rows, key=lambda row: row.index)
 
     def _meaningful(self, combinations: list[Combination]) -> tuple[Combination, ...]:
-        """What has a meaning at its layer; the rest is named in the log."""
+        """The combinations that have a meaning at their layer; the others are logged."""
         kept, reasons = [], {}
         for combination in combinations:
             split = self._splits[combination.layer]
             try:
-                check_method(split, METHODS[combination.method], UTILITIES[combination.utility])
+                check_method(split, METHODS[combination.method], self._utilities[combination.utility])
             except MethodError as error:
                 reasons[combination] = str(error)
             else:
@@ -169,16 +184,16 @@ class Evaluator:
             _LOG.warning("%s, %s is left out: %s", self.network.name, combination.layer, reason)
         return tuple(kept)
 
-    def _within_memory(self, pictures: Sequence[Picture]) -> list[Row]:
-        """Explains pictures together, or in halves where they do not fit the device, and one in ever smaller chunks."""
+    def _within_memory(self, pictures: Sequence[DatasetImage]) -> list[ResultRow]:
+        """Explains pictures together, in halves where memory runs out, and a single one in smaller chunks."""
         if not pictures:
             return []
-        for divisor in (1, *SMALLER) if len(pictures) == 1 else (1,):
+        for divisor in (1, *CHUNK_DIVISORS) if len(pictures) == 1 else (1,):
             try:
                 with smaller_chunks(divisor):
                     return list(self._explain(pictures))
             except Exception as error:
-                if not is_out_of_memory(error) or divisor == SMALLER[-1]:
+                if not is_out_of_memory(error) or divisor == CHUNK_DIVISORS[-1]:
                     raise
                 _LOG.warning("%d images do not fit the memory of %s", len(pictures), self.network.device)
             if self.network.device.type == "cuda":
@@ -186,11 +201,12 @@ class Evaluator:
         middle = len(pictures) // 2
         return [*self._within_memory(pictures[:middle]), *self._within_memory(pictures[middle:])]
 
-    def _explain(self, pictures: Sequence[Picture]) -> Iterator[Row]:
+    def _explain(self, pictures: Sequence[DatasetImage]) -> Iterator[ResultRow]:
         """Rows by layer, then by picture."""
-        pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
+        pixels = [torch.tensor(picture.pixels) for picture in pictures]
         images = normalise(pixels, self.network.preprocessing, self.network.device)
-        labels = [None if p.item.label is None else self._classes[p.item.label] for p in pictures]
+        # A network of several labels, each for itself, knows none for an image.
+        labels = [None if p.item.label is None else self._classes.get(p.item.label) for p in pictures]
         seeds = [image_seed(self._plan.seed, picture.digest) for picture in pictures]
         states = self._shared.states(images)
         targets: list[int] | None = labels if self._plan.target == "label" else None  # type: ignore[assignment]
@@ -200,7 +216,7 @@ class Evaluator:
                 Question(
                     number,
                     METHODS[combination.method],
-                    UTILITIES[combination.utility],
+                    self._utilities[combination.utility],
                     "predicted" if targets is None else targets[number],
                     seeds[number],
                 )
@@ -211,25 +227,31 @@ class Evaluator:
             predicted = explained.logits.argmax(dim=1).tolist()
             # Every layer explains the classes that the first one found.
             targets = targets or predicted
-            probabilities = explained.logits.double().softmax(dim=1).cpu()
-            for place, explanation in enumerate(explained.explanations):
-                number = explanation.question.image
-                yield replace(
-                    self._row(pictures[number].item, asked[place % len(asked)], explanation),
+            probabilities = self.network.scores.probabilities(explained.logits.double()).cpu()
+            for count, explanation in enumerate(explained.explanations):
+                number = explanation.question.image_index
+                yield self._row(
+                    pictures[number],
+                    asked[count % len(asked)],
+                    explanation,
                     label=labels[number],
                     predicted_class=predicted[number],
                     probability=float(probabilities[number, explanation.target_class]),
                     **self._localisation(pictures[number], explanation.heatmap),
                 )
 
-    def _row(self, item: Item, combination: Combination, explanation: Explanation) -> Row:
+    def _row(
+        self,
+        picture: DatasetImage,
+        combination: Combination,
+        explanation: Explanation,
+        **facts: Any,  # noqa: ANN401 - further fields of the row
+    ) -> ResultRow:
         assert explanation.metrics is not None
-        metrics: dict[str, Any] = {
-            name: value if math.isfinite(value) else None for name, value in explanation.metrics.items()
-        }
-        return Row(
-            index=item.index,
-            image=item.name,
+        facts |= {name: value if math.isfinite(value) else None for name, value in explanation.metrics.items()}
+        return ResultRow(
+            index=picture.item.index,
+            image=picture.item.name,
             network=self.network.name,
             layer=combination.layer,
             layer_path=self.paths[combination.layer],
@@ -239,12 +261,12 @@ class Evaluator:
             utility_value=explanation.utility_value,
             hvp_norm=explanation.hvp_norm,
             forward_passes=explanation.forward_passes,
-            warnings=explanation.warnings,
-            **metrics,
+            warnings=(*picture.warnings, *explanation.warnings),
+            **facts,
         )
 
-    def _localisation(self, picture: Picture, heatmap: Tensor) -> dict[str, Any]:
+    def _localisation(self, picture: DatasetImage, heatmap: Tensor) -> dict[str, Any]:
         if self._boxes is None:
             return {}
-        view = make_view(*picture.size, self.network.preprocessing)
+        view = make_view(*picture.size, self.network.preprocessing, self.network.preprocessing.fit)
         return localise(heatmap.cpu().numpy(), self._boxes.of(picture.item), picture.size, view)

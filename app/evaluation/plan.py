@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from app.cam.methods import METHODS, Method
-from app.cam.utilities import UTILITIES, Utility
+from app.cam.methods import METHODS
+from app.cam.utilities import CANONICAL
 from app.evaluation.errors import EvaluationError
+from service_models.layer_paths import module_of
 
 TargetChoice = Literal["predicted", "label"]
 
 # The order of the paper's tables.
-GRADIENT_METHODS = (
+PAPER_METHODS = (
     "randomcam",
     "gradcam++",
     "xgradcam",
@@ -53,7 +54,7 @@ class Plan:
     """
 
     layers: tuple[str, ...] = ()
-    methods: tuple[str, ...] = GRADIENT_METHODS
+    methods: tuple[str, ...] = PAPER_METHODS
     utilities: tuple[str, ...] = ("rest",)
     target: TargetChoice = "predicted"
     seed: int = 0
@@ -65,7 +66,8 @@ class Plan:
             EvaluationError: an unknown method or utility, or none.
         """
         _check_names("--methods", self.methods, METHODS)
-        _check_names("--utilities", self.utilities, UTILITIES)
+        _check_names("--utilities", self.utilities, CANONICAL)
+        object.__setattr__(self, "utilities", tuple(dict.fromkeys(CANONICAL[name] for name in self.utilities)))
 
     def layers_of(self, network: str, named: Mapping[str, str], paths: frozenset[str]) -> dict[str, str]:
         """The module paths of the layers that a network has, by their names.
@@ -80,7 +82,7 @@ class Plan:
         """
         if not self.layers:
             return dict(named)
-        found = {name: named.get(name, name) for name in self.layers if name in named or name in paths}
+        found = {name: named.get(name, name) for name in self.layers if name in named or module_of(name) in paths}
         if not found:
             raise EvaluationError(
                 f"--layers: {network} has none of {', '.join(self.layers)}; it has {', '.join(named)}, or a module path"
@@ -97,7 +99,7 @@ class Plan:
         ]
 
 
-def _check_names(option: str, names: tuple[str, ...], known: Mapping[str, Method] | Mapping[str, Utility]) -> None:
+def _check_names(option: str, names: tuple[str, ...], known: Mapping[str, object]) -> None:
     if not names:
         raise EvaluationError(f"{option}: names none; it takes {', '.join(known)}")
     for name in names:

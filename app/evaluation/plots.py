@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure
 
 from app.evaluation.summary import NetworkSummary
 
@@ -30,15 +30,15 @@ def plot_adcc(summaries: Sequence[NetworkSummary], folder: Path) -> list[Path]:
         }
         rows = {network: figures for network, figures in rows.items() if figures}
         methods = list(dict.fromkeys(method for figures in rows.values() for method in figures))
-        canvas = Canvas(figsize=(max(6.5, 1.5 + 0.13 * len(methods) * len(rows)), 5), layout="constrained")
-        axes = canvas.add_subplot()
+        drawn = Figure(figsize=(max(6.5, 1.5 + 0.13 * len(methods) * len(rows)), 5), layout="constrained")
+        axes = drawn.add_subplot()
         width = 0.8 / len(methods)
         for number, method in enumerate(methods):
-            places = [place for place, network in enumerate(rows) if method in rows[network]]
+            positions = [position for position, network in enumerate(rows) if method in rows[network]]
             figures = [figures[method] for figures in rows.values() if method in figures]
             heights = [figure.value for figure in figures]
             ends = [[f.value - f.low for f in figures], [f.high - f.value for f in figures]]
-            x = [place + (number - (len(methods) - 1) / 2) * width for place in places]
+            x = [position + (number - (len(methods) - 1) / 2) * width for position in positions]
             colour = mpl.colormaps["tab20"](number % 20)
             axes.bar(x, heights, width, yerr=np.clip(ends, 0, None), label=method, color=colour, error_kw={"lw": 0.8})
         axes.set_xticks(range(len(rows)), list(rows))
@@ -48,8 +48,8 @@ def plot_adcc(summaries: Sequence[NetworkSummary], folder: Path) -> list[Path]:
         axes.set_ylabel("ADCC in percent, higher is better")
         axes.set_ylim(0, 100)
         axes.set_title(f"ADCC at {layer}, utility {utility}; whiskers: 95 % bootstrap intervals", fontsize=10)
-        canvas.legend(ncols=5, fontsize=7, loc="outside lower center")
-        written += _save(canvas, folder / f"adcc-{_file_name(layer)}-{utility}")
+        drawn.legend(ncols=5, fontsize=7, loc="outside lower center")
+        written += _save(drawn, folder / f"adcc-{_file_name(layer)}-{utility}")
     return written
 
 
@@ -65,8 +65,8 @@ def plot_pairs(network: str, table: pa.Table, first: str, second: str, folder: P
         if not images:
             continue
         one, other = (np.array([side[image] for image in images]) for side in sides)
-        canvas = Canvas(figsize=(5.2, 5.2), layout="constrained")
-        axes: Axes = canvas.add_subplot()
+        drawn = Figure(figsize=(5.2, 5.2), layout="constrained")
+        axes: Axes = drawn.add_subplot()
         axes.plot([0, 100], [0, 100], color="black", lw=0.8, zorder=3)
         many = len(images) > _MANY
         # As a picture in the SVG, which would have a line of text for each otherwise.
@@ -79,7 +79,7 @@ def plot_pairs(network: str, table: pa.Table, first: str, second: str, folder: P
             fontsize=9,
         )
         axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
-        written += _save(canvas, folder / f"{first}-against-{second}-{network}-{_file_name(layer)}-{utility}")
+        written += _save(drawn, folder / f"{first}-against-{second}-{network}-{_file_name(layer)}-{utility}")
     return written
 
 
@@ -92,9 +92,9 @@ def _file_name(layer: str) -> str:
     return layer.replace("/", "_")
 
 
-def _save(canvas: Canvas, stem: Path) -> list[Path]:
+def _save(drawn: Figure, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in _KINDS]
     for path in paths:
-        canvas.savefig(path, dpi=_DPI)
+        drawn.savefig(path, dpi=_DPI)
     return paths

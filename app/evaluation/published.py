@@ -69,7 +69,7 @@ def published() -> tuple[Published, ...]:
                 row["method"].lower(),
                 row["utility"],
                 float(row["top1_percent"]),
-                {name: float(row[name]) for name in METRICS},
+                {name: float(row[name]) for name in METRICS if name in row},
             )
             for row in csv.DictReader(file)
         )

@@ -5,18 +5,13 @@ from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
 
-METRICS = (
-    "average_drop",
-    "coherency",
-    "complexity",
-    "adcc",
-    "increase_in_confidence",
-    "average_drop_in_deletion",
-)
+from app.cam.metrics import Metrics
+
+METRICS = tuple(field.name for field in fields(Metrics))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ResultRow:
     """One explanation of one image, or an image that could not be used: then all but the first three are None.
 
     Attributes:
@@ -81,10 +76,10 @@ _TYPES: dict[str, pa.DataType] = {
     **dict.fromkeys(("label", "predicted_class", "target_class", "forward_passes"), pa.int32()),
     "warnings": pa.list_(pa.string()),
 }
-SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.float64())) for field in fields(Row)])
+SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.float64())) for field in fields(ResultRow)])
 
 
-def table_of(rows: Iterable[Row]) -> pa.Table:
+def table_of(rows: Iterable[ResultRow]) -> pa.Table:
     """The rows as a table of Arrow."""
     return pa.Table.from_pylist([asdict(row) | {"image": _as_text(row.image)} for row in rows], schema=SCHEMA)
 

@@ -1,4 +1,4 @@
-"""The run on this machine: network after network, shard after shard, with images read ahead."""
+"""The evaluation on this machine: network after network, shard after shard, with images read ahead."""
 
 import logging
 from collections import deque
@@ -12,33 +12,34 @@ from app import __version__
 from app.cam.chunks import chunks
 from app.cam.errors import CamError
 from app.evaluation.boxes import Boxes
-from app.evaluation.dataset import Dataset, Item
+from app.evaluation.dataset import Dataset, DatasetEntry
 from app.evaluation.errors import EvaluationError
-from app.evaluation.evaluator import Evaluator, Picture, Unusable
+from app.evaluation.evaluator import DatasetImage, Evaluator, UnreadableImage
 from app.evaluation.plan import Plan
-from app.evaluation.rows import Row
+from app.evaluation.rows import ResultRow
 from app.evaluation.store import Results
 from app.process import processors
+from app.runtime.checking import load_checked
 from app.runtime.devices import choose_devices, set_precision
 from app.runtime.served import engines_for
 from app.settings import Settings
-from service_models import NetworkError, find_networks, load_network
+from service_models import NetworkError, find_networks
 
 _LOG = logging.getLogger(__name__)
 
-# A shard is what is lost at most when a run is killed: half a minute on two processors.
+# A killed run loses one shard at most: half a minute on two processors.
 SHARD_IMAGES = 64
 _BATCHES_AHEAD = 2
 
-# What concerns a network and not the machine.
+# Errors of a network and not of the machine.
 FAILURES = (NetworkError, EvaluationError, CamError)
 
-Progress = Callable[[int], None]
+OnProgress = Callable[[int], None]
 """Called with the number of images that are done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationRun:
     """Everything that the workers of an evaluation must know; it can be sent to other machines.
 
     Attributes:
@@ -58,7 +59,7 @@ class Evaluation:
     out: Path
 
     @property
-    def shards(self) -> list[Sequence[Item]]:
+    def shards(self) -> list[Sequence[DatasetEntry]]:
         """The images, in portions that are written at once: whole batches, the same however often a run is resumed."""
         return list(chunks(self.dataset.items, self._shard_size))
 
@@ -108,11 +109,11 @@ class Evaluation:
         settings = self.settings
         set_precision(settings.precision)
         (spec,) = find_networks([name], settings.config)
-        place = choose_devices(settings.device)[0]
-        network = load_network(spec, place, settings.weights_dir)
+        device = choose_devices(settings.device)[0]
+        network = load_checked(spec, device, settings.weights_dir)
         boxes = Boxes(self.boxes) if self.boxes else None
-        classes = self.dataset.class_indices(network.labels)
-        engines = engines_for(settings.trunk, place)
+        classes = {} if network.is_multi_label else self.dataset.class_indices(network.labels)
+        engines = engines_for(settings.trunk, device)
         return Evaluator(network, self.plan, classes, boxes, engines, settings.precision)
 
     def begin_network(self, evaluator: Evaluator) -> None:
@@ -131,7 +132,7 @@ class Evaluation:
         self.results().begin_network(network.name, description)
 
 
-def run_here(evaluation: Evaluation, networks: Sequence[str], progress: Progress) -> dict[str, str]:
+def run_here(evaluation: EvaluationRun, networks: Sequence[str], progress: OnProgress) -> dict[str, str]:
     """Evaluates networks one after the other on this machine.
 
     Args:
@@ -147,13 +148,13 @@ def run_here(evaluation: Evaluation, networks: Sequence[str], progress: Progress
         try:
             _evaluate_network(evaluation, name, progress)
         except FAILURES as error:
-            # The others may take days: they are not held up.
+            # The other networks may take days: they go on.
             _LOG.error("%s", error)
             failures[name] = str(error)
     return failures
 
 
-def _evaluate_network(evaluation: Evaluation, name: str, progress: Progress) -> None:
+def _evaluate_network(evaluation: EvaluationRun, name: str, progress: OnProgress) -> None:
     if not (missing := evaluation.missing(name)):
         return
     evaluator = evaluation.evaluator(name)
@@ -164,8 +165,8 @@ def _evaluate_network(evaluation: Evaluation, name: str, progress: Progress) -> 
 
 
 def evaluate_shards(
-    evaluation: Evaluation, evaluator: Evaluator, shards: Sequence[int], progress: Progress = lambda _images: None
-) -> Iterator[tuple[int, list[Row]]]:
+    evaluation: EvaluationRun, evaluator: Evaluator, shards: Sequence[int], progress: OnProgress = lambda _images: None
+) -> Iterator[tuple[int, list[ResultRow]]]:
     """The rows of each shard, while the images of the next batches are read.
 
     Args:
@@ -177,7 +178,7 @@ def evaluate_shards(
     portions = evaluation.shards
     batches = [(shard, batch) for shard in shards for batch in chunks(portions[shard], evaluation.batch_size)]
     with ThreadPoolExecutor(processors(), thread_name_prefix="reader") as pool:
-        waiting: deque[list[Future[Picture | Unusable]]] = deque()
+        waiting: deque[list[Future[DatasetImage | UnreadableImage]]] = deque()
         ahead = iter(batches)
 
         def read_on() -> None:
@@ -187,7 +188,7 @@ def evaluate_shards(
                     return
 
         try:
-            rows: list[Row] = []
+            rows: list[ResultRow] = []
             for number, (shard, batch) in enumerate(batches):
                 read_on()
                 rows += evaluator.evaluate([future.result() for future in waiting.popleft()])
@@ -199,11 +200,11 @@ def evaluate_shards(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(dataset: Dataset, evaluator: Evaluator, item: Item) -> Picture | Unusable:
+def _read(dataset: Dataset, evaluator: Evaluator, item: DatasetEntry) -> DatasetImage | UnreadableImage:
     try:
         data: bytes | OSError = dataset.path(item).read_bytes()
     except OSError as error:
         data = error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # the name is no valid file name
         data = OSError(str(error))
     return evaluator.read(item, data)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run in order: what is written stays, and what goes on elsewhere is told."""
+"""Ends a run in order on SIGINT and SIGTERM."""
 
 import signal
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from types import FrameType
 
 
 class Stopped(KeyboardInterrupt):
-    """Someone has asked the run to end.
+    """A signal has asked the run to end.
 
     Attributes:
-        status: the exit status that says so: 130 for SIGINT, 143 for SIGTERM.
+        status: the exit status: 130 for SIGINT, 143 for SIGTERM.
     """
 
     def __init__(self, number: int) -> None:
@@ -19,22 +19,22 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether someone has asked the run to end."""
+    """Whether a signal has asked the run to end."""
 
     def __init__(self) -> None:
         self._number: int | None = None
 
     def check(self) -> None:
-        """Ends the run where that was asked; an interruption that a library has swallowed is made up for here.
+        """Ends the run if a signal has come, also where a library has swallowed the exception of `handle`.
 
         Raises:
-            Stopped: it was.
+            Stopped: a signal has come.
         """
         if self._number is not None:
             raise Stopped(self._number)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """What is done with a signal: the main thread leaves whatever it does, the first time."""
+        """Handles a signal: the first one interrupts the main thread."""
         if self._number is None:
             self._number = number
             raise Stopped(number)
@@ -42,7 +42,7 @@ class Stop:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Has SIGINT and SIGTERM raise `Stopped` in the main thread; a second one does not disturb the end."""
+    """Raises `Stopped` in the main thread on SIGINT and SIGTERM; a second signal is ignored."""
     stop = Stop()
     before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.evaluation.errors import ResultsError
-from app.evaluation.rows import SCHEMA, Row, table_of
+from app.evaluation.rows import SCHEMA, ResultRow, table_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Results:
             return False
         return True
 
-    def write(self, network: str, shard: int, rows: Iterable[Row]) -> None:
+    def write(self, network: str, shard: int, rows: Iterable[ResultRow]) -> None:
         """Writes a shard."""
         path = self._path(network, shard)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ _Key = tuple[str, str, str]
 LOCALISATION = ("pointing_game", "energy_in_box")
 _COLUMNS = (*METRICS, *LOCALISATION)
 _ADCC = _COLUMNS.index("adcc")
+_ADCC_TERMS = ("average_drop", "coherency", "complexity")
 _RESAMPLES = 2000
 # Multiplied together, so that the figures of all images pass through the processor's caches so many times less often.
 _RESAMPLES_AT_ONCE = 50
@@ -25,8 +26,8 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure of a data set.
+class MeanWithInterval:
+    """The mean of a figure over a data set.
 
     Attributes:
         value: the figure; NaN where it is undefined for every image.
@@ -57,7 +58,7 @@ class Summary:
     layer: str
     method: str
     utility: str
-    figures: dict[str, Figure]
+    figures: dict[str, MeanWithInterval]
     undefined: dict[str, int]
 
 
@@ -79,7 +80,7 @@ class Difference:
     utility: str
     first: str
     second: str
-    figures: dict[str, Figure]
+    figures: dict[str, MeanWithInterval]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +158,14 @@ def _by_image(network: str, table: pa.Table, names: list[_Key], keys: list[_Key]
         keys: the combinations.
     """
     indices = table["index"].to_numpy()
-    images, place = np.unique(indices, return_inverse=True)
+    images, row = np.unique(indices, return_inverse=True)
     if table.num_rows != len(images) * len(keys):
         raise ResultsError(f"{network}: the results hold other combinations for some images than for others")
     numbers = {key: number for number, key in enumerate(keys)}
     column = np.fromiter((numbers[name] for name in names), dtype=np.int64, count=table.num_rows)
     values = np.full((len(images), len(keys), len(_COLUMNS)), np.nan)
     for number, name in enumerate(_COLUMNS):
-        values[place, column, number] = table[name].to_numpy(zero_copy_only=False)
+        values[row, column, number] = table[name].to_numpy(zero_copy_only=False)
     return values
 
 
@@ -172,8 +173,7 @@ def _means(total: Array, count: Array) -> Array:
     """Means of all figures, the last dimension, with the data set's ADCC in place of the mean of ADCCs."""
     with np.errstate(divide="ignore", invalid="ignore"):
         means = total / count
-    drop, coherency, complexity = means[..., 0], means[..., 1], means[..., 2]
-    means[..., _ADCC] = data_set_adcc(drop, coherency, complexity)
+    means[..., _ADCC] = data_set_adcc(*(means[..., _COLUMNS.index(name)] for name in _ADCC_TERMS))
     return means
 
 
@@ -194,20 +194,20 @@ def _resample(values: Array) -> Array:
     return _means(total.reshape(shape), count.reshape(shape))
 
 
-def _figures(values: Array, samples: Array) -> dict[str, Figure]:
+def _figures(values: Array, samples: Array) -> dict[str, MeanWithInterval]:
     figures = {}
     for number, name in enumerate(_COLUMNS):
         drawn = samples[:, number]
         drawn = drawn[~np.isnan(drawn)]
         if len(drawn):
             low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-            figures[name] = Figure(float(values[number]), float(low), float(high))
+            figures[name] = MeanWithInterval(float(values[number]), float(low), float(high))
         elif name in METRICS:
-            figures[name] = Figure(np.nan, np.nan, np.nan)
+            figures[name] = MeanWithInterval(np.nan, np.nan, np.nan)
     return figures
 
 
-def _summary_row(network: str, key: _Key, figures: dict[str, Figure], missing: Array) -> Summary:
+def _summary_row(network: str, key: _Key, figures: dict[str, MeanWithInterval], missing: Array) -> Summary:
     layer, utility, method = key
     # The data set's ADCC is made of means, whatever that of an image is.
     undefined = {

@@ -10,7 +10,7 @@ from typing import Literal
 
 from app.evaluation.published import VGG_NOTE, Published, published
 from app.evaluation.rows import METRICS
-from app.evaluation.summary import LOCALISATION, Difference, Figure, NetworkSummary, Summary
+from app.evaluation.summary import LOCALISATION, Difference, MeanWithInterval, NetworkSummary, Summary
 
 _HEADINGS = {
     "average_drop": ("AD", "down"),
@@ -139,7 +139,7 @@ def to_csv(summaries: Sequence[NetworkSummary], *, with_published: bool) -> str:
             start_of_row = ["here", *start, row.utility, row.method, block.summary.images]
             writer.writerow([*start_of_row, *_csv_cells(row.figures, named)])
             if with_published and (paper := block.published(row)):
-                figures = {name: Figure(value, math.nan, math.nan) for name, value in paper.figures.items()}
+                figures = {name: MeanWithInterval(value, math.nan, math.nan) for name, value in paper.figures.items()}
                 writer.writerow(["paper", *start, row.utility, row.method, 50_000, *_csv_cells(figures, named)])
         for difference in block.differences:
             name = f"{difference.first} minus {difference.second}"
@@ -179,7 +179,7 @@ def _blocks(summaries: Sequence[NetworkSummary]) -> Iterator[_Block]:
             yield _Block(summary, layer, rows, columns, len({row.utility for row in rows}) > 1)
 
 
-def _markdown_cell(figure: Figure, rank: _Rank) -> str:
+def _markdown_cell(figure: MeanWithInterval, rank: _Rank) -> str:
     if math.isnan(figure.value):
         return "-"
     value = f"{figure.value:.2f}"
@@ -196,7 +196,7 @@ def _markdown_difference(difference: Difference, block: _Block) -> str:
     return f"| {difference.first} minus {difference.second}{utility} | {' | '.join(cells)} |"
 
 
-def _latex_cell(figure: Figure, rank: _Rank) -> str:
+def _latex_cell(figure: MeanWithInterval, rank: _Rank) -> str:
     if math.isnan(figure.value):
         return "--"
     value = f"{figure.value:.2f}"
@@ -207,8 +207,8 @@ def _escaped(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def _csv_cells(figures: dict[str, Figure], names: Sequence[str]) -> list[str]:
-    missing = Figure(math.nan, math.nan, math.nan)
+def _csv_cells(figures: dict[str, MeanWithInterval], names: Sequence[str]) -> list[str]:
+    missing = MeanWithInterval(math.nan, math.nan, math.nan)
     found = [figures.get(name, missing) for name in names]
     ends = [end for figure in found for end in (figure.value, figure.low, figure.high)]
     return ["" if math.isnan(end) else f"{end:.6f}" for end in ends]

@@ -4,9 +4,6 @@ from functools import lru_cache
 
 import matplotlib
 import numpy as np
-import torch
-
-DEFAULT_COLORMAP = "jet"
 
 
 def colormap_names() -> tuple[str, ...]:
@@ -15,14 +12,14 @@ def colormap_names() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=256)
-def colormap_table(name: str = DEFAULT_COLORMAP) -> torch.Tensor:
+def colormap_table(name: str) -> bytes:
     """Tabulates a colour map of matplotlib's.
 
     Args:
         name: one of `colormap_names()`.
 
     Returns:
-        (256, 3) uint8 on the CPU, RGB, [0, 255]; row i is the colour of i / 255. Shared: do not write to it.
+        256 colours, RGB, 8 bits a channel, one after the other; the one at i is the colour of i / 255.
 
     Raises:
         ValueError: no colour map has this name.
@@ -30,4 +27,4 @@ def colormap_table(name: str = DEFAULT_COLORMAP) -> torch.Tensor:
     if name not in matplotlib.colormaps:
         raise ValueError(f"unknown colormap {name!r}; matplotlib's names are accepted, such as 'jet' or 'viridis'")
     rgba = matplotlib.colormaps[name](np.arange(256) / 255, bytes=True)
-    return torch.from_numpy(np.array(rgba[:, :3], dtype=np.uint8))
+    return np.ascontiguousarray(rgba[:, :3], np.uint8).tobytes()

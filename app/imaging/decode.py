@@ -1,4 +1,4 @@
-"""Turns an uploaded file into an upright RGB picture, or says what is wrong with it."""
+"""Decodes a posted file into an upright picture, or says what is wrong with it."""
 
 import re
 import threading
@@ -8,56 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-    features,
-)
+from PIL import Image, ImageFile
 
-from app.imaging.errors import ImageTooSmall, ImageUnreadable, TooManyPixels, UnsupportedImage
-from app.imaging.pixels import to_rgb
-from app.imaging.upright import Box, turn_upright, turned_box, turned_size
-
-MIN_SIDE_PX = 8
-
-ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF") + (("AVIF",) if features.check("avif") else ())
-
-# Pillow imports its readers when the first file asks for one, and then all forty.
-_READERS = (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from app.errors import ImageError
+from app.imaging.formats import ImageFormat, format_of
+from app.imaging.inspection.limits import MIN_SIDE_PX, check_claim, check_pixels, cut_short, too_small
+from app.imaging.pixels import MAX_LEVEL, Depth, is_deep, to_levels, to_rgb
+from app.imaging.upright import Box, turned_box, turned_size, upright_turn
 
 # Our own limit stands before every decoding, is the operator's to set, and answers with an error that names
 # it; Pillow's fixed one would warn, or fail, below it. Cut files must fail in whatever order modules load.
 Image.MAX_IMAGE_PIXELS = None
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-
-_PREFIXES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"BM": "BMP",
-    b"II\x2a\x00": "TIFF",
-    b"MM\x00\x2a": "TIFF",
-    b"II\x2b\x00": "TIFF",
-    b"MM\x00\x2b": "TIFF",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-}
 
 _PILLOW_IS_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _filter_lock = threading.Lock()
@@ -69,19 +31,19 @@ class OpenedImage:
 
     Attributes:
         image: Pillow's.
-        format: "JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF" or "AVIF".
+        format: of the file.
         width: as stored, before the picture is turned upright, in px.
         height: the same.
-        data: the whole file.
+        data: the file without what is no part of its first picture.
     """
 
     image: Image.Image
-    format: str
+    format: ImageFormat
     width: int
     height: int
     data: bytes
 
-    def again(self) -> "OpenedImage":
+    def reopen(self) -> "OpenedImage":
         """The file opened anew, for a second decoding."""
         return _open(self.data, self.format)
 
@@ -92,8 +54,9 @@ class DecodedImage:
 
     Attributes:
         pixels: RGB, 8 bits a channel, turned as its EXIF orientation says, alpha laid over white; smaller than
-            the original where that was asked for.
-        format: "JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF" or "AVIF".
+            the original where that was asked for. Of more than 8 bits: mode F, see `app.imaging.pixels.to_levels`.
+        depth: how the range is used; None for 8 bits a channel.
+        format: its name in `app.imaging.formats.FORMATS`.
         width: of the upright original in px.
         height: of the upright original in px.
         box: where the whole original lies in `pixels`, in their px; its last row and column may not fill theirs.
@@ -101,6 +64,7 @@ class DecodedImage:
     """
 
     pixels: Image.Image
+    depth: Depth | None
     format: str
     width: int
     height: int
@@ -108,45 +72,46 @@ class DecodedImage:
     reduction: int
 
 
-def decode(data: bytes, max_pixels: int) -> DecodedImage:
-    """Reads the first frame of an image file in full; see `open_image` and `load_image`."""
-    return load_image(open_image(data, max_pixels))
-
-
 def open_image(data: bytes, max_pixels: int) -> OpenedImage:
     """Reads the header of an image file.
 
-    The file's signature alone decides its format. The size is taken from the header and checked before any
-    pixel is decoded.
+    The first bytes alone decide the format. The size is taken from the header and checked before any
+    pixel is decoded, as is all else that makes a file cost more than its picture; see `app.imaging.inspection`.
 
     Args:
         data: the whole file.
         max_pixels: the largest accepted width x height, in px.
 
     Raises:
-        UnsupportedImage: the signature is no accepted format's.
+        UnsupportedImage: it has none of the accepted formats.
         TooManyPixels: the header claims more than `max_pixels`.
         ImageTooSmall: a side is under 8 px.
-        ImageUnreadable: the header is cut short or corrupt.
+        ImageUnreadable: the header is cut short or corrupt, or the file would cost more than pictures do.
     """
-    file_format = _format_of(data)
-    if file_format is None:
-        raise UnsupportedImage(ACCEPTED_FORMATS)
-    if file_format == "WEBP":
-        _check_webp_canvas(data, max_pixels)
+    file_format = format_of(data)
     _silence_pillow()
-    opened = _open(data, file_format)
-    _check_size(opened.width, opened.height, max_pixels)
+    with _unreadable_if_pillow_fails(file_format):
+        inspected = file_format.inspect(data, max_pixels)
+    opened = _open(inspected, file_format)
+    check_pixels(opened.width, opened.height, max_pixels)
+    if min(opened.width, opened.height) < MIN_SIDE_PX:
+        raise too_small(opened.width, opened.height)
+    if not file_format.is_sparse(opened.image):
+        check_claim(file_format.name, opened.width * opened.height, len(data))
     return opened
 
 
-def _open(data: bytes, file_format: str) -> OpenedImage:
+def _open(data: bytes, file_format: ImageFormat) -> OpenedImage:
     with _unreadable_if_pillow_fails(file_format):
-        image = Image.open(BytesIO(data), formats=(file_format,))
+        image = Image.open(BytesIO(data), formats=(file_format.name,))
     return OpenedImage(image, file_format, *image.size, data)
 
 
-def load_image(opened: OpenedImage, reduction: Callable[[int, int], int] = lambda _width, _height: 1) -> DecodedImage:
+def load_image(
+    opened: OpenedImage,
+    reduction: Callable[[int, int], int] = lambda _width, _height: 1,
+    max_value: int = MAX_LEVEL,
+) -> DecodedImage:
     """Decodes the first frame of an opened file.
 
     Colour profiles are not applied, as the networks' training did not apply them either.
@@ -154,7 +119,8 @@ def load_image(opened: OpenedImage, reduction: Callable[[int, int], int] = lambd
     Args:
         opened: the file; it can be loaded once.
         reduction: tells for the (width, height) of the upright original by how much its sides may be divided while it
-            is decoded: 1, 2, 4 or 8. Only JPEGs can be; all others are decoded in full and never ask.
+            is decoded: 1, 2, 4 or 8. Formats that cannot be reduced are decoded in full and never ask.
+        max_value: what is white in a picture of more than 8 bits a channel.
 
     Returns:
         The upright picture.
@@ -164,20 +130,20 @@ def load_image(opened: OpenedImage, reduction: Callable[[int, int], int] = lambd
         MemoryError: it needs more than there is.
     """
     image, wanted = opened.image, 1
-    if opened.format == "JPEG":
-        wanted = reduction(*turned_size(image.size, turn_upright(image)))
+    if opened.format.can_reduce:
+        wanted = reduction(*turned_size(image.size, upright_turn(image)))
     with _unreadable_if_pillow_fails(opened.format):
         divisor = _reduce(image, wanted)
         image.load()
     # Only now: a PNG may have its EXIF behind its pixels.
-    turn = turn_upright(image)
+    turn = upright_turn(image)
     with _unreadable_if_pillow_fails(opened.format):
-        pixels = to_rgb(image)
+        pixels, depth = to_levels(image, max_value) if is_deep(image) else (to_rgb(image), None)
         if turn is not None:
             pixels = pixels.transpose(turn)
     width, height = turned_size((opened.width, opened.height), turn)
     box = turned_box((opened.width / divisor, opened.height / divisor), image.size, turn)
-    return DecodedImage(pixels, opened.format, width, height, box, divisor)
+    return DecodedImage(pixels, depth, opened.format.name, width, height, box, divisor)
 
 
 def _reduce(image: Image.Image, divisor: int) -> int:
@@ -187,46 +153,18 @@ def _reduce(image: Image.Image, divisor: int) -> int:
     return round(width / drafted[1][2]) if drafted is not None else 1
 
 
-def _format_of(data: bytes) -> str | None:
-    for prefix, file_format in _PREFIXES.items():
-        if data.startswith(prefix):
-            return file_format
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if "AVIF" in ACCEPTED_FORMATS and data[4:8] == b"ftyp":
-        brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
-        if b"avif" in brands or b"avis" in brands:
-            return "AVIF"
-    return None
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise TooManyPixels(width, height, max_pixels)
-    if min(width, height) < MIN_SIDE_PX:
-        raise ImageTooSmall(width, height, MIN_SIDE_PX)
-
-
-def _check_webp_canvas(data: bytes, max_pixels: int) -> None:
-    # Pillow allocates the canvas of an extended WebP as soon as it opens the file.
-    if data[12:16] == b"VP8X" and len(data) >= 30:
-        width = 1 + int.from_bytes(data[24:27], "little")
-        height = 1 + int.from_bytes(data[27:30], "little")
-        _check_size(width, height, max_pixels)
-
-
 @contextmanager
-def _unreadable_if_pillow_fails(file_format: str) -> Iterator[None]:
+def _unreadable_if_pillow_fails(file_format: ImageFormat) -> Iterator[None]:
     # On hostile data Pillow raises nearly anything: SyntaxError, struct.error, KeyError, ZeroDivisionError.
     try:
         yield
-    except (MemoryError, ImageUnreadable):
+    except (MemoryError, ImageError):
         raise
     except Exception as error:
         # Some of Pillow's decoders put a failed allocation into these words.
         if "out of memory" in str(error):
             raise MemoryError from error
-        raise ImageUnreadable(f"The {file_format} file is cut short or corrupt.") from error
+        raise cut_short(file_format.name) from error
 
 
 def _silence_pillow() -> None:

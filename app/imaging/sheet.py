@@ -1,17 +1,15 @@
 """Sets overlays side by side with their captions: a row for each target class, a column for each method."""
 
+import importlib.util
 import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 # Lengths in units of the text's size, so that a sheet looks the same at every size of its pictures.
@@ -34,8 +32,8 @@ _MAX_CHARACTERS = 512
 _ELLIPSIS = "…"
 _UNPRINTABLE = {"Cc", "Cf", "Cs"}
 
-_PAPER = 255
-_INK = 40
+_BACKGROUND = 255
+_TEXT_COLOUR = 40
 
 _Lines = tuple[str, ...]
 
@@ -45,41 +43,16 @@ class Cell:
     """One picture of a sheet.
 
     Attributes:
-        picture: HWC uint8, RGB, [0, 255].
+        picture: mode RGB.
         note: short text for its corner, such as "ADCC 80.5"; nothing is drawn where it is empty.
     """
 
-    picture: npt.NDArray[np.uint8]
+    picture: Image.Image
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the pictures lie in a sheet; all but the counts in px, from the sheet's top left corner.
-
-    Attributes:
-        rows: how many there are.
-        columns: how many there are.
-        left: of the first picture.
-        top: of the first picture.
-        width: of each picture.
-        height: of each picture.
-        across: from one picture to the next in its row.
-        down: from one picture to the next in its column.
-    """
-
-    rows: int
-    columns: int
-    left: int
-    top: int
-    width: int
-    height: int
-    across: int
-    down: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Geometry:
     """Where everything lies, in px; (0, 0) is the sheet's top left corner."""
 
     picture_size: tuple[int, int]
@@ -154,19 +127,12 @@ def sheet_size(picture_size: tuple[int, int], rows: int, columns: Sequence[str],
     Raises:
         ValueError: there is no row or no column, or a picture without pixels.
     """
-    return _plan(picture_size, rows, columns, title).size
-
-
-def sheet_layout(picture_size: tuple[int, int], rows: int, columns: Sequence[str], *, title: str = "") -> Layout:
-    """Computes where a contact sheet will have its pictures; arguments and errors are those of `sheet_size`."""
-    plan = _plan(picture_size, rows, columns, title)
-    (left, top), (right, below) = plan.corner(0, 0), plan.corner(1, 1)
-    return Layout(rows, len(columns), left, top, *picture_size, right - left, below - top)
+    return _geometry(picture_size, rows, tuple(columns), title).size
 
 
 def contact_sheet(
     rows: Sequence[Sequence[Cell]], columns: Sequence[str], labels: Sequence[str], *, title: str = ""
-) -> npt.NDArray[np.uint8]:
+) -> Image.Image:
     """Lays out pictures as a table on white paper; the text grows with the pictures.
 
     Pictures are never scaled. Texts may hold several lines; they are wrapped to their column and, where there
@@ -180,83 +146,81 @@ def contact_sheet(
         title: the line at the top.
 
     Returns:
-        HWC uint8, RGB, [0, 255], of the size that `sheet_size` computes.
+        Mode RGB, of the size that `sheet_size` computes.
 
     Raises:
         ValueError: there is no cell, the cells do not make a table with one label a row and one header a
             column, or pictures are empty or differ in size.
     """
     picture_size = _common_size(rows, columns, labels)
-    plan = _plan(picture_size, len(rows), columns, title)
-    width, height = plan.size
-    sheet = np.full((height, width, 3), _PAPER, np.uint8)
-    _put(sheet, _block(plan.title, plan.em, plan.columns_width), plan.left(0), plan.em)
-    for column, lines in enumerate(plan.headers):
-        top = plan.header_bottom - plan.line * len(lines)
-        _put(sheet, _block(lines, plan.em, plan.column_width), plan.left(column), top)
+    geometry = _geometry(picture_size, len(rows), tuple(columns), title)
+    sheet = Image.new("RGB", geometry.size, (_BACKGROUND,) * 3)
+    sheet.paste(_draw_lines(geometry.title, geometry.em, geometry.columns_width), (geometry.left(0), geometry.em))
+    for column, lines in enumerate(geometry.headers):
+        top = geometry.header_bottom - geometry.line * len(lines)
+        sheet.paste(_draw_lines(lines, geometry.em, geometry.column_width), (geometry.left(column), top))
     for row, (cells, label) in enumerate(zip(rows, labels, strict=True)):
-        _put_label(sheet, label, plan, row)
+        _draw_label(sheet, label, geometry, row)
         for column, cell in enumerate(cells):
-            _put_cell(sheet, cell, plan, row, column)
+            _draw_cell(sheet, cell, geometry, row, column)
     return sheet
 
 
 def _common_size(rows: Sequence[Sequence[Cell]], columns: Sequence[str], labels: Sequence[str]) -> tuple[int, int]:
     if len(rows) != len(labels) or any(len(cells) != len(columns) for cells in rows):
         raise ValueError("a contact sheet takes one label for each row and one header for each column")
-    shapes = {cell.picture.shape for cells in rows for cell in cells}
-    if len(shapes) > 1 or any(len(shape) != 3 or shape[2] != 3 for shape in shapes):
+    shapes = {(*cell.picture.size, cell.picture.mode) for cells in rows for cell in cells}
+    if len(shapes) > 1 or any(mode != "RGB" for _, _, mode in shapes):
         raise ValueError(f"the pictures of a contact sheet are RGB and of one size; these are {sorted(shapes)}")
-    height, width, _ = shapes.pop() if shapes else (0, 0, 3)
+    width, height, _ = shapes.pop() if shapes else (0, 0, "RGB")
     return width, height
 
 
-def _plan(picture_size: tuple[int, int], rows: int, columns: Sequence[str], title: str) -> _Plan:
+# A request asks several times for one sheet's size, and to wrap 64 headers takes milliseconds.
+@lru_cache(maxsize=128)
+def _geometry(picture_size: tuple[int, int], rows: int, columns: tuple[str, ...], title: str) -> _Geometry:
     if rows < 1 or not columns or min(picture_size) < 1:
         raise ValueError("a contact sheet has at least one row, one column and one pixel a picture")
-    bare = _Plan(picture_size, rows, ((),) * len(columns), ())
-    font = _font(bare.em)
-    headers = tuple(_fit(text, font, bare.column_width, _HEADER_LINES) for text in columns)
-    return replace(bare, headers=headers, title=_fit(title, font, bare.columns_width, _TITLE_LINES))
+    without_text = _Geometry(picture_size, rows, ((),) * len(columns), ())
+    font = _font(without_text.em)
+    headers = tuple(_fit_lines(text, font, without_text.column_width, _HEADER_LINES) for text in columns)
+    return replace(
+        without_text, headers=headers, title=_fit_lines(title, font, without_text.columns_width, _TITLE_LINES)
+    )
 
 
-def _put(sheet: npt.NDArray[np.uint8], block: npt.NDArray[np.uint8], left: int, top: int) -> None:
-    height, width, _ = block.shape
-    sheet[top : top + height, left : left + width] = block
+def _draw_label(sheet: Image.Image, label: str, geometry: _Geometry, row: int) -> None:
+    width = _COLUMN_EM * geometry.em
+    lines = _fit_lines(label, _font(geometry.em), width, geometry.row_height // geometry.line)
+    top = geometry.top(row) + (geometry.row_height - geometry.line * len(lines)) // 2
+    sheet.paste(_draw_lines(lines, geometry.em, width, centred=False), (geometry.em, top))
 
 
-def _put_label(sheet: npt.NDArray[np.uint8], label: str, plan: _Plan, row: int) -> None:
-    width = _COLUMN_EM * plan.em
-    lines = _fit(label, _font(plan.em), width, plan.row_height // plan.line)
-    top = plan.top(row) + (plan.row_height - plan.line * len(lines)) // 2
-    _put(sheet, _block(lines, plan.em, width, centred=False), plan.em, top)
-
-
-def _put_cell(sheet: npt.NDArray[np.uint8], cell: Cell, plan: _Plan, row: int, column: int) -> None:
-    width, height = plan.picture_size
-    left, top = plan.corner(row, column)
-    _put(sheet, cell.picture, left, top)
-    em, padding = round(_NOTE_EM * plan.em), round(_NOTE_PADDING_EM * plan.em)
-    font, room = _font(em), plan.column_width if plan.caption else width
-    for line in _fit(cell.note, font, room - 2 * padding, 1):
-        block = _block((line,), em, round(font.getlength(line)) + 2 * padding)
-        if plan.caption:
-            _put(sheet, block, plan.left(column) + (room - block.shape[1]) // 2, top + height)
+def _draw_cell(sheet: Image.Image, cell: Cell, geometry: _Geometry, row: int, column: int) -> None:
+    width, height = geometry.picture_size
+    left, top = geometry.corner(row, column)
+    sheet.paste(cell.picture, (left, top))
+    em, padding = round(_NOTE_EM * geometry.em), round(_NOTE_PADDING_EM * geometry.em)
+    font, room = _font(em), geometry.column_width if geometry.caption else width
+    for line in _fit_lines(cell.note, font, room - 2 * padding, 1):
+        block = _draw_lines((line,), em, round(font.getlength(line)) + 2 * padding)
+        if geometry.caption:
+            sheet.paste(block, (geometry.left(column) + (room - block.width) // 2, top + height))
         else:
-            _put(sheet, block, left + width - block.shape[1], top + height - block.shape[0])
+            sheet.paste(block, (left + width - block.width, top + height - block.height))
 
 
-def _block(lines: _Lines, em: int, width: int, *, centred: bool = True) -> npt.NDArray[np.uint8]:
-    """Draws lines of text on paper of their own, so that no glyph reaches beyond it; HWC uint8, one channel."""
-    image = Image.new("L", (width, _line_px(em) * len(lines)), _PAPER)
+def _draw_lines(lines: _Lines, em: int, width: int, *, centred: bool = True) -> Image.Image:
+    """Draws lines of text on an image of their own, so that no glyph reaches beyond it; mode L."""
+    image = Image.new("L", (width, _line_px(em) * len(lines)), _BACKGROUND)
     draw, font = ImageDraw.Draw(image), _font(em)
     x, anchor = (width // 2, "ms") if centred else (width, "rs")
     for number, line in enumerate(lines):
-        draw.text((x, number * _line_px(em) + round(_BASELINE_EM * em)), line, _INK, font, anchor)
-    return np.asarray(image)[..., None]
+        draw.text((x, number * _line_px(em) + round(_BASELINE_EM * em)), line, _TEXT_COLOUR, font, anchor)
+    return image
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont, width: int, max_lines: int) -> _Lines:
+def _fit_lines(text: str, font: ImageFont.FreeTypeFont, width: int, max_lines: int) -> _Lines:
     """Wraps a text; while it has too many lines, its longest paragraph loses one."""
     lines = [line for line in map(_printable, text.splitlines()) if line]
     paragraphs = [list(islice(_wrap(line, font, width), max_lines + 1)) for line in lines[:max_lines]]
@@ -314,4 +278,13 @@ def _line_px(em: int) -> int:
 
 @lru_cache(maxsize=128)
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size_px)
+    return ImageFont.truetype(_font_file(), size_px)
+
+
+@cache
+def _font_file() -> Path:
+    """The font that matplotlib carries; the package itself is not imported, which would bring NumPy."""
+    package = importlib.util.find_spec("matplotlib")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -28,7 +28,7 @@ _TURNED_EDGES = {
 _SWAPPED = {turn for turn, edges in _TURNED_EDGES.items() if edges[0] in {_TOP, _BOTTOM}}
 
 
-def turn_upright(image: Image.Image) -> Image.Transpose | None:
+def upright_turn(image: Image.Image) -> Image.Transpose | None:
     """Reads how a picture is to be turned; None where it stands upright, or nothing sensible is said."""
     # `ImageOps.exif_transpose` also writes the EXIF anew, which fails on broken entries that we do not use.
     try:

@@ -22,8 +22,8 @@ _FILTERS = {
 _WIDEST_FILTER_SUPPORT = 3
 
 
-class Evaluation(Protocol):
-    """What `service_models.spec.Preprocessing` says of the view; that module brings torch, which has no place here."""
+class ViewSpec(Protocol):
+    """The part of `service_models.spec.Preprocessing` that the view needs; its module imports torch, this must not."""
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -38,7 +38,7 @@ class Evaluation(Protocol):
         """The filter of the resize: nearest, bilinear, bicubic or lanczos."""
 
     @property
-    def mean(self) -> tuple[float, float, float]:
+    def mean(self) -> tuple[float, ...]:
         """The training mean of each channel, for values in [0, 1]."""
 
 
@@ -67,7 +67,7 @@ class _Placement:
     top: int
 
 
-def make_view(width: int, height: int, preprocessing: Evaluation, fit: Fit = "crop") -> View:
+def make_view(width: int, height: int, preprocessing: ViewSpec, fit: Fit = "crop") -> View:
     """Computes what part of a picture the network sees.
 
     `crop` is torchvision's evaluation view: the short side is resized to `resize_size`, the long one to
@@ -98,7 +98,7 @@ def make_view(width: int, height: int, preprocessing: Evaluation, fit: Fit = "cr
     return View(fit, box, preprocessing.input_size)
 
 
-def resized_size(width: int, height: int, preprocessing: Evaluation, fit: Fit = "crop") -> tuple[int, int]:
+def resized_size(width: int, height: int, preprocessing: ViewSpec, fit: Fit = "crop") -> tuple[int, int]:
     """The (width, height) in px to which `render_view` brings the whole of an original of this size."""
     place = _place(width, height, preprocessing, fit)
     return place.width, place.height
@@ -106,11 +106,12 @@ def resized_size(width: int, height: int, preprocessing: Evaluation, fit: Fit = 
 
 def render_view(
     image: Image.Image,
-    preprocessing: Evaluation,
+    preprocessing: ViewSpec,
     fit: Fit = "crop",
     *,
     size: tuple[int, int] | None = None,
     box: Box | None = None,
+    fill: float | tuple[int, ...] | None = None,
     max_resized_pixels: int = MAX_RESIZED_PIXELS,
 ) -> Image.Image:
     """Renders what the network sees; `crop` is bit-identical to torchvision's transforms on PIL images.
@@ -120,16 +121,17 @@ def render_view(
     their intermediate pictures under it as well.
 
     Args:
-        image: the upright original, mode RGB, or a smaller rendering of it.
+        image: the upright original, mode RGB or F, or a smaller rendering of it.
         preprocessing: the network's evaluation view.
         fit: "crop", "stretch" or "pad"; the letterbox of `pad` takes the training mean as near as 8 bits
             come: within 0.002 / std of zero after normalisation.
         size: (width, height) of the original in px, where `image` is smaller.
         box: where the whole original lies in `image`, in its px; by default it is all of it.
+        fill: what the letterbox takes in place of the training mean.
         max_resized_pixels: how many pixels the resized whole, or an intermediate picture, may have.
 
     Returns:
-        Mode RGB, of the size of the network's input.
+        The mode of `image`, and the size of the network's input.
 
     Raises:
         ValueError: as for `make_view`.
@@ -146,12 +148,12 @@ def render_view(
         image = image.resize((image.width, place.height), resample, (0, box[1], image.width, box[3]))
         box = (box[0], 0, box[2], place.height)
     resized = image.resize((place.width, place.height), resample, box)
-    seen = Image.new("RGB", (columns, rows), _mean_colour(preprocessing))
+    seen = Image.new(image.mode, (columns, rows), _mean_colour(preprocessing) if fill is None else fill)
     seen.paste(resized, (-place.left, -place.top))
     return seen
 
 
-def _place(width: int, height: int, preprocessing: Evaluation, fit: Fit) -> _Placement:
+def _place(width: int, height: int, preprocessing: ViewSpec, fit: Fit) -> _Placement:
     rows, columns = preprocessing.input_size
     if fit == "stretch":
         return _Placement(columns, rows, 0, 0)
@@ -167,7 +169,7 @@ def _place(width: int, height: int, preprocessing: Evaluation, fit: Fit) -> _Pla
     return _place_crop(width, height, preprocessing)
 
 
-def _place_crop(width: int, height: int, preprocessing: Evaluation) -> _Placement:
+def _place_crop(width: int, height: int, preprocessing: ViewSpec) -> _Placement:
     rows, columns = preprocessing.input_size
     resize_size = preprocessing.resize_size
     if resize_size < max(rows, columns):
@@ -186,12 +188,7 @@ def _scaled(part: Box, size: tuple[int, int], box: Box) -> Box:
     return box[0] + part[0] * x, box[1] + part[1] * y, box[0] + part[2] * x, box[1] + part[3] * y
 
 
-def _resize_box(
-    image: Image.Image,
-    box: Box,
-    size: tuple[int, int],
-    resample: Image.Resampling,
-) -> Image.Image:
+def _resize_box(image: Image.Image, box: Box, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     # Pillow keeps the box in single precision, too coarse far along a thin picture: cut out first what the
     # filter can reach, so that the coordinates are small.
     left, top, right, bottom = box
@@ -205,6 +202,7 @@ def _resize_box(
     return reachable.resize(size, resample, box=(left - x, top - y, right - x, bottom - y))
 
 
-def _mean_colour(preprocessing: Evaluation) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * channel) for channel in preprocessing.mean)
+def _mean_colour(preprocessing: ViewSpec) -> tuple[int, int, int]:
+    levels = tuple(round(255 * channel) for channel in preprocessing.mean)
+    red, green, blue = levels if len(levels) == 3 else levels * 3
     return red, green, blue

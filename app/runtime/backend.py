@@ -1,52 +1,94 @@
 """What requests need of a network, wherever it runs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from app.cam.questions import Explanation, Question
+from app.cam.questions import Explanation, Question, image_seed
 from app.cam.views import Smooth
-from app.runtime.jobs import Done
-from service_models import Network
+from app.imaging.picture import Pixels as Pixels
+from app.runtime.jobs import JobResult
+from service_models import LabelIndex, Network
 
-Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-# Told, on any thread, when the device begins, and how many seconds it is estimated to need, where that is known.
-Begun = Callable[[float | None], None]
+# Called, on any thread, when the device starts, with the seconds that it is estimated to need, where that is known.
+OnStart = Callable[[float | None], None]
 
 
-def nobody_asks(_estimate_s: float | None) -> None:
-    """Is told, and does nothing."""
+def ignore_start(_estimate_s: float | None) -> None:
+    """Does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a network made of one picture.
+class CostEstimate:
+    """How long a request takes on an idle device.
 
     Attributes:
-        image: the normalised input, (1, 3, height, width).
-        logits: (class,), float64 on the CPU.
-        explanations: one a question.
+        seconds: the estimate; a guess where a layer was never used.
+        certain_s: the part of it that is certain.
+        is_measured: whether all layers were used before, so that their costs are known.
     """
 
-    image: Float[Tensor, "1 3 height width"]
+    seconds: float
+    certain_s: float
+    is_measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """What a network is asked to explain.
+
+    Attributes:
+        paths: module paths of the target layers; several are explained together.
+        questions: one for each explanation; all about image 0 where one image is explained.
+        smooth: over which views attributions are averaged.
+        limit_s: what is estimated to take longer is refused.
+        estimate: its cost, once it was admitted where that is known; see `Backend.admit`.
+    """
+
+    paths: tuple[str, ...]
+    questions: tuple[Question, ...]
+    smooth: Smooth = "none"
+    limit_s: float = float("inf")
+    estimate: CostEstimate | None = None
+
+    def seeded_for(self, digest: bytes) -> Self:
+        """The same with the seeds of one image, by the SHA-256 of its file; see `image_seed`."""
+        return replace(
+            self, questions=tuple(replace(each, seed=image_seed(each.seed, digest)) for each in self.questions)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOutput:
+    """What a network makes of one image.
+
+    Attributes:
+        image: the normalised input, (1, colour, height, width), on the network's device.
+        logits: (class,), float64 on the CPU.
+        explanations: one for each question.
+    """
+
+    image: Float[Tensor, "1 colour height width"]
     logits: Float[Tensor, " class"]
     explanations: tuple[Explanation, ...] = ()
 
 
 class Backend(ABC):
-    """A network that answers.
+    """A network that answers requests.
 
     Attributes:
         network: what it is; without its model where it runs elsewhere.
         module_paths: what a caller may name as a layer.
+        labels: finds classes by their names.
     """
 
     network: Network
     module_paths: frozenset[str]
+    labels: LabelIndex
 
     @property
     def default_layer(self) -> str:
@@ -55,8 +97,21 @@ class Backend(ABC):
         return "pre_gap" if "pre_gap" in layers or not layers else next(iter(layers))
 
     @abstractmethod
-    async def classify(self, pixels: Pixels) -> Done[Seen]:
-        """Runs the network without explaining it; pictures that come while the device is busy share a batch.
+    def admit(self, request: ExplainRequest) -> ExplainRequest:
+        """Estimates what a request costs, and refuses it where that is over its limit.
+
+        May block where the request is about several images.
+
+        Returns:
+            The request with its estimate, where that is known before the network is asked.
+
+        Raises:
+            InvalidParameter: with the estimate.
+        """
+
+    @abstractmethod
+    async def classify(self, pixels: Pixels) -> JobResult[NetworkOutput]:
+        """Runs the network without explaining it; images that come while the device is busy share a batch.
 
         Args:
             pixels: HWC, the network's view of a picture.
@@ -64,43 +119,18 @@ class Backend(ABC):
 
     @abstractmethod
     async def explain(
-        self,
-        pixels: Pixels,
-        paths: tuple[str, ...],
-        questions: Sequence[Question],
-        smooth: Smooth,
-        limit_s: float,
-        begun: Begun = nobody_asks,
-    ) -> Done[Seen]:
-        """Runs the network and explains it at one layer, or at several together.
+        self, pixels: Pixels, request: ExplainRequest, on_start: OnStart = ignore_start
+    ) -> JobResult[NetworkOutput]:
+        """Runs the network and explains what it says of one image.
 
         Args:
             pixels: HWC, the network's view of a picture.
-            paths: module paths of the target layers.
-            questions: about image 0.
-            smooth: over which views attributions are averaged.
-            limit_s: what is estimated to take longer is refused.
-            begun: called when the device begins; again where the batch fails and its half is begun.
+            request: what is to be explained; it is admitted first where it has no estimate.
+            on_start: called when the device starts, and again when the estimate changes or a batch is halved.
 
         Raises:
             CamError: a layer, a method or a target cannot be used.
             InvalidParameter: it would take too long.
-        """
-
-    @abstractmethod
-    def refuse_beyond(
-        self, limit_s: float, paths: Sequence[str], questions: Sequence[Question], smooth: Smooth
-    ) -> None:
-        """Refuses what is known by now to take longer than a request may; may block where there are several images.
-
-        Args:
-            limit_s: how long a request may take.
-            paths: module paths of the layers.
-            questions: what is asked of them.
-            smooth: the views.
-
-        Raises:
-            InvalidParameter: with the estimate.
         """
 
     @abstractmethod

@@ -1,110 +1,129 @@
-"""A budget of bytes that requests hold, so that many large pictures wait for each other instead of filling memory."""
+"""Limits on what requests hold, so that many large pictures wait for each other instead of filling memory."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# Requests that need no more than this share of the lane kept for them have a place beside those that need much.
-_SMALL_LANE = 1 / 4
-_SMALL = 1 / 4
+# This share of a budget is kept for small requests: those that need at most this share of that share.
+_SMALL_SHARE = 1 / 4
+_SMALL_REQUEST = 1 / 4
 
 
 @dataclass(eq=False, slots=True)
-class Place:
-    """Bytes of a budget that one request holds until it gives them back.
+class Reservation:
+    """Part of a budget that one request holds until it releases it.
 
     Attributes:
-        cost: how many.
+        amount: how much.
     """
 
-    cost: int
-    _give_back: Callable[[], None] = field(repr=False)
-    _held: bool = field(default=True, init=False)
+    amount: int
+    _free: Callable[[int], None] = field(repr=False)
 
-    def give_back(self) -> None:
-        """Frees the bytes for others; can be called again, without effect."""
-        if self._held:
-            self._held = False
-            self._give_back()
+    def shrink(self, amount: int) -> None:
+        """Keeps no more than this, and frees the rest for others."""
+        if amount < self.amount:
+            freed, self.amount = self.amount - amount, amount
+            self._free(freed)
 
-
-class Budget:
-    """Bytes that may be held at a time, given out first come, first served.
-
-    A quarter is kept for small requests, which also take from the rest where nobody waits for it: they never wait
-    behind large ones, and never starve them. What costs more than all the rest takes all of it.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        small = int(_SMALL_LANE * capacity)
-        self._small, self._large = _Lane(small), _Lane(capacity - small)
-
-    @property
-    def held(self) -> int:
-        """Bytes that are held now."""
-        return self._small.held + self._large.held
-
-    def try_take(self, cost: int) -> Place | None:
-        """A place of this many bytes, or None where it would have to wait."""
-        for lane in self._lanes(cost):
-            if lane.fits(cost):
-                return lane.take(cost)
-        return None
-
-    async def take(self, cost: int) -> Place:
-        """Waits for a place of this many bytes."""
-        return self.try_take(cost) or await self._lanes(cost)[0].wait(cost)
-
-    def _lanes(self, cost: int) -> tuple["_Lane", ...]:
-        return (self._small, self._large) if cost <= _SMALL * self._small.capacity else (self._large,)
+    def release(self) -> None:
+        """Frees all of it; can be called again, without effect."""
+        self.shrink(0)
 
 
-class _Lane:
+class Quota:
+    """An amount that requests share; those who wait get their part in the order in which they came."""
+
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.held = 0
-        self._waiting: deque[tuple[int, asyncio.Future[Place]]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[Reservation]]] = deque()
 
-    def fits(self, cost: int) -> bool:
-        return not self._waiting and self.held + min(cost, self.capacity) <= self.capacity
+    def fits(self, amount: int) -> bool:
+        """Whether nobody waits and so much is left."""
+        return not self._waiting and self.held + amount <= self.capacity
 
-    def take(self, cost: int) -> Place:
-        taken = min(cost, self.capacity)
-        self.held += taken
-        return Place(cost, lambda: self._give_back(taken))
+    def try_take(self, amount: int) -> Reservation | None:
+        """Takes so much, or returns None where it would have to wait."""
+        return self._take(amount) if self.fits(amount) else None
 
-    async def wait(self, cost: int) -> Place:
-        place: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
-        self._waiting.append((cost, place))
+    async def take(self, amount: int) -> Reservation:
+        """Waits for so much, at most all."""
+        if (taken := self.try_take(amount)) is not None:
+            return taken
+        reservation: asyncio.Future[Reservation] = asyncio.get_running_loop().create_future()
+        self._waiting.append((amount, reservation))
         try:
-            return await place
+            return await reservation
         except asyncio.CancelledError:
-            if not place.cancelled():
-                place.result().give_back()
-            # Whoever stands behind may need less.
+            if not reservation.cancelled():
+                reservation.result().release()
+            # The next in the queue may need less.
             self._call_next()
             raise
 
-    def _give_back(self, taken: int) -> None:
-        self.held -= taken
+    def _take(self, amount: int) -> Reservation:
+        self.held += amount
+        return Reservation(amount, self._free)
+
+    def _free(self, amount: int) -> None:
+        self.held -= amount
         self._call_next()
 
     def _call_next(self) -> None:
         while self._waiting:
-            cost, place = self._waiting[0]
-            if not place.cancelled():
-                if self.held + min(cost, self.capacity) > self.capacity:
+            amount, reservation = self._waiting[0]
+            if not reservation.cancelled():
+                if self.held + amount > self.capacity:
                     return
-                place.set_result(self.take(cost))
+                reservation.set_result(self._take(amount))
             self._waiting.popleft()
 
 
-class Held:
-    """How many bytes of bodies are in memory.
+class Budget:
+    """Bytes that may be held at a time.
+
+    A quarter is kept for small requests, which also take from the rest where nobody waits for it. They never wait
+    behind large ones, and never starve them.
 
     Attributes:
-        limit: how many there may be.
+        sent: bytes of finished replies that wait to be sent, beside the budget.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        small = int(_SMALL_SHARE * capacity)
+        self._small, self._large = Quota(small), Quota(capacity - small)
+        self.sent = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes that are held now."""
+        return self._small.held + self._large.held + self.sent
+
+    @property
+    def largest(self) -> int:
+        """What one request may need at most."""
+        return self._large.capacity
+
+    def is_small(self, cost: int) -> bool:
+        """Whether a request for so many bytes is a small one."""
+        return cost <= _SMALL_REQUEST * self._small.capacity
+
+    def try_take(self, cost: int) -> Reservation | None:
+        """Takes so many bytes, or returns None where they would have to be waited for."""
+        return (self._small.try_take(cost) if self.is_small(cost) else None) or self._large.try_take(cost)
+
+    async def take(self, cost: int) -> Reservation:
+        """Waits for so many bytes, at most `largest`."""
+        return self.try_take(cost) or await (self._small if self.is_small(cost) else self._large).take(cost)
+
+
+class BodyMemory:
+    """How many bytes of request bodies are in memory.
+
+    Attributes:
+        limit: how many are allowed.
         bytes: how many there are.
     """
 

@@ -1,4 +1,4 @@
-"""What the service is like at the moment that Prometheus asks."""
+"""The present state of the service, for Prometheus."""
 
 from collections.abc import Iterator
 
@@ -7,17 +7,18 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from app.logs import dropped_lines
 from app.runtime.runtime import Runtime
 
 
 class Gauges(Collector):
-    """Reads the runtime's state when it is collected, so that nothing has to keep account of it."""
+    """Reads the state of the runtime when Prometheus asks."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     def describe(self) -> list[Metric]:
-        """Nothing: what it will collect is known only then."""
+        """Nothing: the metrics are known only when they are collected."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -31,10 +32,13 @@ class Gauges(Collector):
         yield self._depths()
         yield self._held()
         yield GaugeMetricFamily(
-            "cam_decoders_idle", "Decoders with nothing to do.", value=runtime.decoders.children.idle
+            "cam_decoders_idle", "Image processes with nothing to do.", value=runtime.images.pool.idle
         )
         yield CounterMetricFamily(
-            "cam_decoders_broken", "Pictures that broke their decoder.", value=runtime.decoders.broken
+            "cam_decoders_broken", "Pictures that broke the process that read them.", value=runtime.images.broken
+        )
+        yield CounterMetricFamily(
+            "cam_log_lines_dropped", "Lines of the log that nobody read in time.", value=dropped_lines()
         )
         yield from self._device_memory()
 
@@ -54,7 +58,7 @@ class Gauges(Collector):
     def _held(self) -> Metric:
         family = GaugeMetricFamily("cam_held_bytes", "Bytes that requests hold.", labels=["kind"])
         family.add_metric(["bodies"], self._runtime.bodies.bytes)
-        family.add_metric(["pictures"], self._runtime.decoders.budget.held)
+        family.add_metric(["pictures"], self._runtime.images.budget.held)
         return family
 
     def _device_memory(self) -> Iterator[Metric]:

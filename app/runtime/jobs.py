@@ -1,4 +1,4 @@
-"""What a device's worker is given to do."""
+"""The jobs of a device's worker, and their results."""
 
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -7,22 +7,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from app.cam.chunks import Pause
+from app.cam.chunks import Checkpoint
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
 
 
 class Abandoned(Exception):
-    """Nobody waits for the answer any more."""
+    """Nobody waits for the result any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[Result]):
-    """A job's answer.
+class JobResult(Generic[Result]):
+    """The result of a job, and how long it took.
 
     Attributes:
-        result: what it asked for.
+        result: what the job computed.
         queue_ms: how long it waited for its turn.
         compute_ms: how long its batch ran, less the short batches that passed in between.
     """
@@ -33,44 +33,44 @@ class Done(Generic[Result]):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[Payload, Result]):
-    """What may share a batch.
+class BatchKind(Generic[Payload, Result]):
+    """Which jobs may share a batch, and how a batch is run.
 
     Attributes:
         key: jobs with equal keys may run together.
-        run: answers all payloads of a batch, in order. It calls `pause` between chunks of long work.
-        most: how many payloads make a full batch.
-        is_long: whether it lets short jobs pass at its pauses.
+        run: computes the results of all payloads of a batch, in order. It calls `checkpoint` between chunks.
+        max_size: how many payloads make a full batch.
+        is_long: whether it lets short jobs run at its checkpoints.
     """
 
     key: Hashable
-    run: Callable[[Sequence[Payload], Pause], Sequence[Result]]
-    most: int = 1
+    run: Callable[[Sequence[Payload], Checkpoint], Sequence[Result]]
+    max_size: int = 1
     is_long: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A payload on its way through the worker.
+    """A payload in the queue of a worker.
 
     Attributes:
-        kind: what it may share a batch with.
-        payload: what it is about.
+        kind: which jobs it may share a batch with.
+        payload: what `kind.run` takes.
         cost_s: how long it is estimated to run.
-        future: its answer; cancelled where nobody waits for it any more.
-        queued: when it came, on the clock of `time.perf_counter`.
+        future: its result; cancelled where nobody waits for it any more.
+        queued: when it was queued, on the clock of `time.perf_counter`.
     """
 
-    kind: Kind[Any, Any]
+    kind: BatchKind[Any, Any]
     payload: Any
     cost_s: float
-    future: "Future[Done[Any]]" = field(default_factory=Future)
+    future: "Future[JobResult[Any]]" = field(default_factory=Future)
     queued: float = field(default_factory=time.perf_counter)
 
-    def answer(self, answer: "Done[Any] | BaseException") -> None:
-        """Hands the answer to whoever still waits."""
+    def finish(self, outcome: "JobResult[Any] | BaseException") -> None:
+        """Sets the result or the error, unless nobody waits any more."""
         with suppress(InvalidStateError):
-            if isinstance(answer, BaseException):
-                self.future.set_exception(answer)
+            if isinstance(outcome, BaseException):
+                self.future.set_exception(outcome)
             else:
-                self.future.set_result(answer)
+                self.future.set_result(outcome)

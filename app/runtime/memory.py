@@ -1,6 +1,7 @@
-"""Gives memory back to the system when a burst is over."""
+"""Returns memory to the system after a burst of requests, and spares the collector what never becomes garbage."""
 
 import ctypes
+import gc
 import logging
 import os
 import sys
@@ -10,13 +11,13 @@ from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
 
-# The allocator keeps what it has freed, which makes every forward pass faster; of more than this nobody has any use.
+# The allocator keeps freed memory, which makes every forward pass faster; more than this is of no use.
 _SPARE_BYTES = 2**25
-_SELDOM_S = 10.0
+_CHECK_EVERY_S = 10.0
 
 
 def resident_bytes() -> int | None:
-    """The memory of this process; None where the system does not tell."""
+    """The memory of this process; None where it is unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -25,37 +26,47 @@ def resident_bytes() -> int | None:
 
 
 def trim() -> None:
-    """Has the allocator give back whole pages that it does not need; takes some milliseconds, where glibc is there."""
+    """Returns whole free pages of the allocator to the system; takes some milliseconds, and needs glibc."""
     release = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if release is not None:
         release(0)
 
 
+def settle() -> None:
+    """Ends the start of a process: all that lives now is kept for good, and the collector never looks at it again.
+
+    A full collection looks at all that PyTorch and the networks are made of. That takes half a second, in which no
+    thread runs, and it came whenever requests had left enough behind.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 class Trimmer:
-    """Trims when the process has grown since it last did, and only now and then."""
+    """Trims where the process has grown since the last time, and not too often."""
 
     def __init__(self, resident: Callable[[], int | None] = resident_bytes, trim: Callable[[], None] = trim) -> None:
         self._resident = resident
         self._trim = trim
-        self._usual = resident()
+        self._baseline = resident()
         self._looked_at = time.monotonic()
 
-    def settle(self) -> None:
-        """Takes the memory of this moment for what the process needs."""
-        self._usual = self._resident()
+    def set_baseline(self) -> None:
+        """Takes the present memory as what the process needs."""
+        self._baseline = self._resident()
 
     def is_due(self) -> bool:
         """Whether to call `run`, in a thread of its own."""
         now = time.monotonic()
-        if now - self._looked_at < _SELDOM_S or self._usual is None:
+        if now - self._looked_at < _CHECK_EVERY_S or self._baseline is None:
             return False
         self._looked_at = now
-        return (self._resident() or 0) > self._usual + _SPARE_BYTES
+        return (self._resident() or 0) > self._baseline + _SPARE_BYTES
 
     def run(self) -> None:
-        """Trims; what is still there is needed from now on."""
+        """Trims, and takes the memory that is left as what the process needs."""
         before = self._resident() or 0
         self._trim()
         after = self._resident() or 0
-        self._usual = after
-        _LOG.debug("gave back %d MiB of memory, %d MiB are in use", (before - after) >> 20, after >> 20)
+        self._baseline = after
+        _LOG.debug("returned %d MiB of memory, %d MiB are in use", (before - after) >> 20, after >> 20)

@@ -1,4 +1,4 @@
-"""What the service counts and times, for Prometheus; every label has a bounded set of values."""
+"""The counters and timers of the service, for Prometheus; every label has a bounded set of values."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
@@ -31,7 +31,7 @@ class Meters:
     """
 
     def __init__(self) -> None:
-        # When each series began is of no use, and as many samples again.
+        # The times when series began are of no use, and double the number of samples.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -84,12 +84,12 @@ class Meters:
             "cam_worker_restarts", "Times that a device's worker died and was replaced.", ["device"], registry=registry
         )
 
-    def know(self, device: str) -> None:
-        """Shows a device's counters at 0: one that springs from nothing to 1 is no increase to Prometheus."""
+    def register_device(self, device: str) -> None:
+        """Creates a device's counters at 0: for Prometheus a counter that first appears at 1 has not increased."""
         for counter in (self.halvings, self.restarts):
             counter.labels(device)
 
-    def batch(self, device: str, size: int, most: int) -> None:
-        """Notes a batch of requests that may be shared by as many as `most`."""
+    def record_batch(self, device: str, size: int, max_size: int) -> None:
+        """Notes a batch of requests that may be shared by as many as `max_size`."""
         self.batch_size.labels(device).observe(size)
-        self.batch_fill.labels(device).observe(size / most)
+        self.batch_fill.labels(device).observe(size / max_size)

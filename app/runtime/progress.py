@@ -5,22 +5,22 @@ from dataclasses import dataclass, field
 
 
 @dataclass(eq=False, slots=True)
-class Progress:
-    """One request's; its times are on the clock of `time.perf_counter`.
+class RequestProgress:
+    """How far one request is; its times are on the clock of `time.perf_counter`.
 
     Attributes:
         request_id: the caller's, or a new one.
         accepted: when it was let in.
-        begun: when the device began with it; None while it waits.
+        started: when the device started with it; None while it waits.
         estimate_s: how long the device is estimated to need for it; None where that is not known.
     """
 
     request_id: str
     accepted: float = field(default_factory=time.perf_counter)
-    begun: float | None = None
+    started: float | None = None
     estimate_s: float | None = None
 
-    def begin(self, estimate_s: float | None) -> None:
-        """Notes, on any thread, that the device has begun; a batch that is halved begins anew and has begun before."""
+    def start(self, estimate_s: float | None) -> None:
+        """Notes, on any thread, that the device has started; a later call (of a halved batch) changes the estimate."""
         self.estimate_s = estimate_s
-        self.begun = self.begun or time.perf_counter()
+        self.started = self.started or time.perf_counter()

@@ -12,12 +12,12 @@ from typing import TypeVar
 from app.errors import Draining, NotReady, QueueFull, Timeout, UnknownModel
 from app.process import processors
 from app.runtime.backend import Backend
-from app.runtime.budget import Held
-from app.runtime.decoding import Decoders
+from app.runtime.budget import BodyMemory
 from app.runtime.devices import choose_devices, set_precision
+from app.runtime.image_processes import ImageProcesses
 from app.runtime.memory import Trimmer, trim
 from app.runtime.meters import Meters
-from app.runtime.progress import Progress
+from app.runtime.progress import RequestProgress
 from app.runtime.readiness import why_not_ready
 from app.runtime.served import ServedNetwork, serve_network
 from app.runtime.worker import DeviceWorker
@@ -31,26 +31,26 @@ Result = TypeVar("Result")
 # How much the latest answer counts in the mean time between answers, from which `Retry-After` is told.
 _SHARE_OF_LATEST = 0.1
 _LONGEST_RETRY_S = 60
-# So many bodies of the largest size may be in memory at once, of requests that are received, waiting or answered.
+# So many bodies of the largest size may be in memory at once.
 _BODIES_AT_ONCE = 16
-# Calls with several pictures keep those of their reply until all are answered; so many may do so at once.
+# A call with several pictures keeps all of its reply until the last is answered; so many may do so at once.
 _CALLS_OF_MANY = 4
-# Each may take the memory of a picture of the largest size several times.
-_MOST_DECODERS = 8
+# One is left to small pictures while the other is busy with a large one.
+_FEWEST_PROCESSES = 2
 
 
 class Runtime:
-    """What lives as long as the service does.
+    """The state that lives as long as the service.
 
     Attributes:
         settings: as given.
         networks: the loaded ones by name, in the configured order.
         workers: by the name of their device.
-        decoders: read posted pictures.
-        bodies: how much of the memory posted bodies take.
+        images: the processes that read posted pictures and draw those of replies.
+        bodies: the memory that posted bodies take.
         calls_of_many: held by calls with more than one picture while they are answered.
-        meters: what is counted and timed.
-        in_flight: how many requests are accepted and not yet answered.
+        meters: counters and timers.
+        in_flight: how many requests are accepted, and their replies not yet sent.
         is_draining: whether the service is stopping.
     """
 
@@ -61,12 +61,12 @@ class Runtime:
         self.workers: dict[str, DeviceWorker] = {}
         self.meters = Meters()
         count = processors()
-        self.decoders = Decoders(min(count, _MOST_DECODERS), settings.max_pixels)
-        self.bodies = Held(_BODIES_AT_ONCE * settings.max_body_bytes)
+        self.images = ImageProcesses(settings.image_processes or max(_FEWEST_PROCESSES, count), settings.max_pixels)
+        self.bodies = BodyMemory(_BODIES_AT_ONCE * settings.max_body_bytes)
         self.calls_of_many = asyncio.Semaphore(_CALLS_OF_MANY)
         self._helpers = ThreadPoolExecutor(count, thread_name_prefix="helper")
         self.in_flight = 0
-        self._followed: list[Progress] = []
+        self._tracked: list[RequestProgress] = []
         self._answered = asyncio.Event()
         self._trimmer = Trimmer()
         self._between_answers_s = 0.0
@@ -95,9 +95,9 @@ class Runtime:
                 return
             device = devices[number % len(devices)]
             self.networks[spec.name] = serve_network(spec, self.workers[str(device)], self.settings)
-        # Loading takes more memory than what is loaded.
+        # Loading takes more memory than the loaded networks.
         trim()
-        self._trimmer.settle()
+        self._trimmer.set_baseline()
 
     def network(self, name: str | None) -> Backend:
         """The network that a request names, by default the first configured.
@@ -113,10 +113,10 @@ class Runtime:
             message = f"the network '{name}' is still loading"
             raise NotReady(message, headers={"Retry-After": "1"}, field="model", value=name)
         loaded = ", ".join(self.settings.models)
-        raise UnknownModel(f"there is no network '{name}' here", field="model", takes=f"one of {loaded}", value=name)
+        raise UnknownModel(f"there is no network '{name}' here", field="model", expected=f"one of {loaded}", value=name)
 
     async def check_ready(self) -> None:
-        """Looks whether requests can be answered now: all networks loaded, and the devices at work.
+        """Checks that requests can be answered now: all networks are loaded, and the devices work.
 
         Raises:
             Draining: the service is stopping.
@@ -144,28 +144,21 @@ class Runtime:
             raise QueueFull(
                 f"{self.in_flight} requests are waiting already",
                 headers={"Retry-After": str(min(max(1, seconds), _LONGEST_RETRY_S))},
-                takes=f"at most {self.settings.queue_size}",
+                expected=f"at most {self.settings.queue_size}",
             )
 
-    @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """Holds a place in the queue, and the deadline, for one request.
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Holds a place in the queue for one request, until its reply is sent.
 
         Raises:
             Draining: the service is stopping.
             QueueFull: `CAM_QUEUE_SIZE` requests are in flight.
-            Timeout: the body of the context took longer than `CAM_TIMEOUT_S`.
         """
         self.refuse_overload()
         self.in_flight += 1
-        started = time.monotonic()
         try:
-            async with asyncio.timeout(self.settings.timeout_s):
-                yield
-            self._note_answer(started)
-        except TimeoutError:
-            limit = self.settings.timeout_s
-            raise Timeout(f"no answer within {limit:g} s", limit_s=limit) from None
+            yield
         finally:
             self.in_flight -= 1
             if not self.in_flight:
@@ -173,19 +166,35 @@ class Runtime:
                 if self._trimmer.is_due():
                     self._helpers.submit(self._trimmer.run)
 
+    @asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Limits the time until a request has its answer.
+
+        Raises:
+            Timeout: the body of the context took longer than `CAM_TIMEOUT_S`.
+        """
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                yield
+        except TimeoutError:
+            limit = self.settings.timeout_s
+            raise Timeout(f"no answer within {limit:g} s", limit_s=limit) from None
+        self._note_answer(started)
+
     @contextmanager
-    def following(self, request_id: str) -> Iterator[Progress]:
-        """Has `progress_of` know a request until the context ends."""
-        progress = Progress(request_id)
-        self._followed.append(progress)
+    def tracking_progress(self, request_id: str) -> Iterator[RequestProgress]:
+        """Lets `progress_of` find a request until the context ends."""
+        progress = RequestProgress(request_id)
+        self._tracked.append(progress)
         try:
             yield progress
         finally:
-            self._followed.remove(progress)
+            self._tracked.remove(progress)
 
-    def progress_of(self, request_id: str) -> Progress | None:
-        """How far a request is; the last one's where several have this id, None where none has."""
-        return next((kept for kept in reversed(self._followed) if kept.request_id == request_id), None)
+    def progress_of(self, request_id: str) -> RequestProgress | None:
+        """The progress of a request; of several with this id the last, None where there is none."""
+        return next((kept for kept in reversed(self._tracked) if kept.request_id == request_id), None)
 
     async def drain(self) -> None:
         """Takes no more requests, and returns when all that were accepted are answered."""
@@ -195,7 +204,7 @@ class Runtime:
             await self._answered.wait()
 
     async def offload(self, work: Callable[[], Result]) -> Result:
-        """Runs work for the processor (encoding) off the event loop."""
+        """Runs work that keeps the processor busy (encoding) in another thread."""
         return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
 
     def close(self) -> None:
@@ -205,7 +214,7 @@ class Runtime:
         self._helpers.shutdown(wait=True, cancel_futures=True)
 
     async def _devices_that_fail(self) -> AsyncIterator[tuple[str, str]]:
-        """Their names, and what is wrong with them."""
+        """The names of the devices that fail, each with the reason."""
         for name, worker in self.workers.items():
             on_it = (backend for backend in self.networks.values() if isinstance(backend, ServedNetwork))
             served = next((served for served in on_it if served.worker is worker), None)
@@ -214,7 +223,7 @@ class Runtime:
                 yield name, reason
 
     def _note_answer(self, started: float) -> None:
-        """Keeps the mean time between answers; time in which nobody waited does not count."""
+        """Updates the mean time between answers; time in which nobody waited does not count."""
         now = time.monotonic()
         latest = now - max(started, self._last_answer)
         self._between_answers_s += _SHARE_OF_LATEST * (latest - self._between_answers_s)

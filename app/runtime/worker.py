@@ -1,4 +1,4 @@
-"""One thread a device: whatever touches the device runs there, in batches gathered while it was busy."""
+"""One thread for each device: all work on the device runs there, in batches gathered while it was busy."""
 
 import asyncio
 import logging
@@ -11,36 +11,36 @@ from typing import Any
 
 import torch
 
-from app.cam.chunks import SMALLER, Pause, smaller_chunks
+from app.cam.chunks import CHUNK_DIVISORS, Checkpoint, smaller_chunks
 from app.cam.errors import CamError
 from app.errors import ServiceError, WorkerFailed
 from app.runtime.devices import is_out_of_memory
-from app.runtime.jobs import Abandoned, Done, Job, Kind, Payload, Result
+from app.runtime.jobs import Abandoned, BatchKind, Job, JobResult, Payload, Result
 from app.runtime.meters import Meters
 
 _LOG = logging.getLogger(__name__)
 
-# A batch is full when it is estimated to run this long, however few its jobs: whoever comes next waits for all of it.
+# A batch is full when it is estimated to run this long, however few its jobs: the next job waits for all of it.
 _BATCH_S = 1.0
 
 
 class DeviceWorker:
     """Owns a device, so that no request ever holds a lock around a network.
 
-    An idle worker starts at once with what comes; while it is busy, jobs gather, and those of the oldest one's kind
-    make the next batch. Long jobs run alone, and let a batch of short ones pass at each of their pauses. A batch that
-    does not fit the memory, or fails otherwise, is halved, so that the fault stays with the job that has it.
+    An idle worker runs a job at once. While it is busy, jobs gather, and those of the oldest one's kind make the next
+    batch. Long jobs run alone, and let a batch of short ones run at each of their checkpoints. A batch that fails, as
+    where it does not fit the memory, is halved, so that only the job with the fault fails.
 
     Attributes:
-        device: what it owns.
-        last_success: when the device last did what it was asked for, on the clock of `time.monotonic`.
+        device: that it owns.
+        last_success: when the device last finished a job, on the clock of `time.monotonic`.
         has_failed: whether the device has failed since.
     """
 
     def __init__(self, device: torch.device, meters: Meters | None = None) -> None:
         self.device = device
         self._meters = meters or Meters()
-        self._meters.know(str(device))
+        self._meters.register_device(str(device))
         self.last_success = time.monotonic()
         self.has_failed = False
         self._waiting: deque[Job] = deque()
@@ -60,7 +60,7 @@ class DeviceWorker:
         """How many jobs wait for it."""
         return len(self._waiting)
 
-    def silent_s(self) -> float:
+    def stalled_s(self) -> float:
         """For how long it has had work without any success; 0 while idle."""
         with self._change:
             oldest = min((job.queued for job in (*self._waiting, *self._running)), default=None)
@@ -68,21 +68,17 @@ class DeviceWorker:
             return 0.0
         return min(time.perf_counter() - oldest, time.monotonic() - self.last_success)
 
-    def since_success_s(self) -> float:
-        """How long ago the device last did what it was asked for."""
-        return time.monotonic() - self.last_success
-
-    async def run(self, kind: Kind[Payload, Result], payload: Payload, cost_s: float = 0.0) -> Done[Result]:
-        """Queues a job; one that is cancelled leaves the queue, or is abandoned at its next pause.
+    async def run(self, kind: BatchKind[Payload, Result], payload: Payload, cost_s: float = 0.0) -> JobResult[Result]:
+        """Queues a job; one that is cancelled leaves the queue, or is abandoned at its next checkpoint.
 
         Raises:
             WorkerFailed: the worker died with the job, or is closed.
             Exception: whatever the job raised.
         """
         job = Job(kind, payload, cost_s)
-        self._submit(job)
+        self._enqueue(job)
         try:
-            done: Done[Result] = await asyncio.wrap_future(job.future)
+            done: JobResult[Result] = await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
             with self._change:
                 if job in self._waiting:
@@ -90,21 +86,21 @@ class DeviceWorker:
             raise
         return done
 
-    def start(self, work: Callable[[], object]) -> Future[Done[object]]:
-        """Queues work from any thread, to be waited for or not."""
-        kind: Kind[None, object] = Kind(object(), lambda _payloads, _pause: [work()])
+    def submit(self, work: Callable[[], object]) -> Future[JobResult[object]]:
+        """Queues work from any thread; the caller may wait for the future or ignore it."""
+        kind: BatchKind[None, object] = BatchKind(object(), lambda _payloads, _checkpoint: [work()])
         job = Job(kind, None, 0.0)
-        self._submit(job)
+        self._enqueue(job)
         return job.future
 
     def close(self) -> None:
-        """Ends the running batch at its next pause and refuses the rest."""
+        """Ends the running batch at its next checkpoint and refuses the rest."""
         with self._change:
             self._is_closing = True
             self._change.notify()
         self._thread.join()
 
-    def _submit(self, job: Job) -> None:
+    def _enqueue(self, job: Job) -> None:
         with self._change:
             if self._is_closing:
                 raise WorkerFailed("the service is stopping")
@@ -121,8 +117,8 @@ class DeviceWorker:
             while batch := self._next_batch():
                 self._run(batch)
         except BaseException:
-            # Not an error of a job, which is its answer: the thread itself is done for.
-            _LOG.exception("the worker of %s failed and is started anew", self.device)
+            # An error of a job would be its answer: this one ends the thread.
+            _LOG.exception("the worker of %s failed and is restarted", self.device)
             self._meters.restarts.labels(str(self.device)).inc()
             self.has_failed = True
             self._fail_all()
@@ -138,7 +134,7 @@ class DeviceWorker:
             return [] if self._is_closing else self._gather(lambda _job: True)
 
     def _gather(self, is_wanted: Callable[[Job], bool]) -> list[Job]:
-        """Takes the oldest wanted job, and those that may share its batch, out of the queue."""
+        """Takes the oldest wanted job out of the queue, with those that may share its batch."""
         first = next((job for job in self._waiting if is_wanted(job)), None)
         if first is None:
             return []
@@ -146,7 +142,7 @@ class DeviceWorker:
         for job in self._waiting:
             if job is first or job.kind.key != first.kind.key:
                 continue
-            if len(batch) == first.kind.most or seconds + job.cost_s > _BATCH_S:
+            if len(batch) == first.kind.max_size or seconds + job.cost_s > _BATCH_S:
                 break
             batch.append(job)
             seconds += job.cost_s
@@ -157,8 +153,8 @@ class DeviceWorker:
 
     def _run(self, batch: list[Job]) -> None:
         kind = batch[0].kind
-        if kind.most > 1 and not kind.is_long:
-            self._meters.batch(str(self.device), len(batch), kind.most)
+        if kind.max_size > 1 and not kind.is_long:
+            self._meters.record_batch(str(self.device), len(batch), kind.max_size)
         started, passed_s = time.perf_counter(), self._passed_s
         answers = self._answers(batch)
         compute_s = time.perf_counter() - started - (self._passed_s - passed_s)
@@ -166,11 +162,11 @@ class DeviceWorker:
             self._running.remove(job)
             self._note(answer)
             if not isinstance(answer, BaseException):
-                answer = Done(answer, 1e3 * (started - job.queued), 1e3 * compute_s)
-            job.answer(answer)
+                answer = JobResult(answer, 1e3 * (started - job.queued), 1e3 * compute_s)
+            job.finish(answer)
 
     def _note(self, answer: object) -> None:
-        """Keeps account of the device's health; what a request did wrong says nothing of it."""
+        """Notes whether the device works; the mistakes of a request say nothing about it."""
         if not isinstance(answer, BaseException):
             self.last_success, self.has_failed = time.monotonic(), False
         elif not isinstance(answer, Abandoned | CamError | ServiceError):
@@ -192,14 +188,14 @@ class DeviceWorker:
         return [*self._answers(batch[:middle]), *self._answers(batch[middle:])]
 
     def _results(self, batch: list[Job]) -> Sequence[Any]:
-        results = batch[0].kind.run([job.payload for job in batch], self._pause_of(batch))
+        results = batch[0].kind.run([job.payload for job in batch], self._checkpoint_of(batch))
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return results
 
     def _in_smaller_chunks(self, batch: list[Job]) -> Any:  # noqa: ANN401 - whatever the job asked for
-        """Runs one job that does not fit the memory, in ever smaller chunks."""
-        for divisor in SMALLER:
+        """Runs one job that does not fit the memory, in smaller and smaller chunks."""
+        for divisor in CHUNK_DIVISORS:
             self._free_memory()
             self._meters.halvings.labels(str(self.device)).inc()
             _LOG.warning("out of memory on %s: going on with chunks of one %dth", self.device, divisor)
@@ -215,10 +211,10 @@ class DeviceWorker:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _pause_of(self, batch: list[Job]) -> Pause:
-        """What a batch calls between chunks: it ends what nobody waits for, and lets short jobs pass."""
+    def _checkpoint_of(self, batch: list[Job]) -> Checkpoint:
+        """The function that a batch calls between chunks: it ends abandoned work, and lets short jobs run."""
 
-        def pause() -> None:
+        def checkpoint() -> None:
             if self._is_closing:
                 raise WorkerFailed("the service is stopping")
             if all(job.future.cancelled() for job in batch):
@@ -232,7 +228,7 @@ class DeviceWorker:
                 self._run(short)
                 self._passed_s += time.perf_counter() - started
 
-        return pause
+        return checkpoint
 
     def _fail_all(self) -> None:
         with self._change:
@@ -240,4 +236,4 @@ class DeviceWorker:
             self._running.clear()
             self._waiting.clear()
         for job in jobs:
-            job.answer(WorkerFailed("the device's worker failed; the next request finds a new one"))
+            job.finish(WorkerFailed("the device's worker failed; the next request finds a new one"))

@@ -2,7 +2,7 @@
 
 import { byId, element, fillSelect } from "./dom.js";
 import { COLORMAPS } from "./colormaps.js";
-import { DEFAULTS } from "./settings.js";
+import { DEFAULTS, parametersOf } from "./settings.js";
 
 const OTHER_LAYER = " other";
 const LAYERS = {
@@ -91,6 +91,11 @@ export class Choices {
     return names.includes("pre_gap") ? "pre_gap" : (names[0] ?? "");
   }
 
+  /** Whether each label of the network has a probability of its own. */
+  get isEachForItself() {
+    return this.#descriptions.get(this.settings.get("model"))?.scores === "sigmoid";
+  }
+
   /** The index of a class by name or index; null where there is none or several. */
   classOf(text) {
     const labels = this.#labels.get(this.settings.get("model")) ?? [];
@@ -127,8 +132,10 @@ export class Choices {
   #showLayers(model) {
     const description = this.#descriptions.get(model);
     if (!description) return;
-    const { layers, input_size: size, classes, weights, device } = description;
-    byId("model-note").textContent = `${classes} classes, sees ${size[1]} × ${size[0]} px, on ${device}; weights: ${weights}.`;
+    const { layers, input_size: size, classes, scores, weights, device } = description;
+    // Two may be those of a single logit.
+    const known = scores === "sigmoid" && classes > 2 ? `${classes} labels, each for itself` : `${classes} classes`;
+    byId("model-note").textContent = `${known}, sees ${size[1]} × ${size[0]} px, on ${device}; weights: ${weights}.`;
     this.#listLabels(model);
     const layer = this.settings.get("layer");
     if (!layer) return;
@@ -138,7 +145,7 @@ export class Choices {
     byId("layer-path").hidden = !open;
     byId("layer-path").value = isNamed ? "" : layer;
     byId("layer-note").textContent = open
-      ? "The path of any module whose output has a spatial grid."
+      ? "The path of any module whose output has a spatial grid; MODULE+relu for the ReLU of it."
       : `${LAYERS[layer] ?? ""} Module ${layers[layer]}.`.trim();
   }
 
@@ -160,13 +167,7 @@ export class Choices {
 
   #showParameters() {
     const { settings } = this;
-    const isCompare = settings.get("tab") === "compare";
-    const methods = isCompare ? settings.get("methods") : [settings.get("method")];
-    const wanted = new Set(methods.flatMap(this.takes));
-    if (!isCompare && settings.get("reference") !== "none") {
-      for (const name of ["permutations", "tolerance", "seed"]) wanted.add(name);
-    }
-    const names = Object.keys(PARAMETERS).filter((name) => wanted.has(name));
+    const names = parametersOf(settings, settings.get("tab"), this.takes);
     const box = byId("parameters");
     const shown = [...box.querySelectorAll("input")].map(({ id }) => id.replace("parameter-", ""));
     if (String(shown) !== String(names)) box.replaceChildren(...names.map((name) => this.#parameter(name)));

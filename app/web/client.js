@@ -38,30 +38,38 @@ export class Client {
 
   /** Asks for JSON. */
   async get(path, watch = {}) {
-    return readJson(await this.#ask(path, {}, watch));
+    return read(await this.#ask(path, {}, watch), "json");
   }
 
   /**
-   * Posts a picture with fields as multipart/form-data, and answers with the reply.
+   * Posts a picture with fields as multipart/form-data, and answers with the reply in JSON.
    *
    * @param watch {signal, onWait({seconds, error}, or null once it is asked again), onProgress({elapsed_s, state,
    *   estimate_s, running_s})}
    */
   async post(path, picture, fields, watch = {}) {
+    return read(await this.#post(path, picture, fields, watch, "application/json"), "json");
+  }
+
+  /** The same for a reply that is a PNG, as a blob. */
+  async postForPng(path, picture, fields, watch = {}) {
+    return read(await this.#post(path, picture, fields, watch, "image/png"), "blob");
+  }
+
+  #post(path, picture, fields, watch, accept) {
     const body = new FormData();
     for (const [name, value] of fields) body.append(name, value);
     body.append("image", picture.blob, picture.name);
-    const id = newId();
-    const response = await this.#ask(path, { method: "POST", body, id }, watch);
-    return { reply: await readJson(response), headers: response.headers };
+    return this.#ask(path, { method: "POST", body, id: newId(), accept }, watch);
   }
 
   /** One request, repeated for as long as the service says that a later one may do. */
-  async #ask(path, { method = "GET", body, id }, watch) {
+  async #ask(path, { method = "GET", body, id, accept = "application/json" }, watch) {
     for (let failures = 0; ; ) {
       const key = this.#key;
       const stop = id && watch.onProgress ? this.#follow(id, watch) : () => {};
-      const response = await this.#fetch(path, { method, body, signal: watch.signal }, id).finally(stop);
+      const request = { method, body, signal: watch.signal };
+      const response = await this.#fetch(path, request, accept, id).finally(stop);
       if (response.ok) return response;
       const error = new ServiceError(response.status, await errorOf(response));
       if (response.status === 401) {
@@ -74,8 +82,8 @@ export class Client {
     }
   }
 
-  async #fetch(path, request, id) {
-    const headers = { Accept: "application/json" };
+  async #fetch(path, request, accept, id) {
+    const headers = { Accept: accept };
     if (id) headers["X-Request-ID"] = id;
     if (this.#key) headers.Authorization = `Bearer ${this.#key}`;
     try {
@@ -104,7 +112,7 @@ export class Client {
     async function look() {
       let known = {};
       try {
-        const response = await client.#fetch(`v1/requests/${id}`, { signal: watch.signal });
+        const response = await client.#fetch(`v1/requests/${id}`, { signal: watch.signal }, "application/json");
         if (response.ok) known = await response.json();
       } catch {
         // The request itself says what is wrong.
@@ -120,9 +128,10 @@ export class Client {
   }
 }
 
-async function readJson(response) {
+/** The body of a response, as "json" or a "blob". */
+async function read(response, kind) {
   try {
-    return await response.json();
+    return await response[kind]();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Unreachable();

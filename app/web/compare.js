@@ -1,14 +1,12 @@
-// Explanations side by side: methods, utilities or targets of one picture, cut out of the sheet of /v1/compare.
+// Explanations side by side: methods, utilities and targets of one picture, laid out as a table.
 
 import { announce, byId, element, oneDecimal, percent } from "./dom.js";
 import { FIGURES } from "./results.js";
 import { requestFields } from "./settings.js";
-import { drawSheet } from "./sheet.js";
 
 const MOST_CELLS = 64;
 const MOST_TARGETS = 5;
-// A browser has read a file by then that it is to save.
-const KEPT_MS = 60_000;
+const MOST_ACROSS = 6;
 // What the paper's figures lay side by side.
 const PRESETS = [
   ["Methods", { methods: ["gradcam", "hirescam", "gradcam-e", "layercam", "xgradcam", "gradcam++", "shapleycam", "shapleycam-h", "shapleycam-e", "randomcam"] }],
@@ -18,31 +16,32 @@ const PRESETS = [
 
 export class Compare {
   #box = byId("compare");
-  #cells = null;
-  #asked = "";
+  #rows = [];
+  #fields = null;
   #predictions = [];
 
   /**
-   * @param run asks for a comparison, and calls a function with {reply, headers}, its sheet and what was asked
+   * @param run asks for a comparison, which is then shown
    * @param open shows one explanation of it by itself
+   * @param download saves the sheet of a comparison, by the fields that it was asked for with
    */
-  constructor(settings, choices, run, open) {
-    Object.assign(this, { settings, choices, run, open });
+  constructor(settings, choices, { run, open, download }) {
+    Object.assign(this, { settings, choices, run, open, download });
     settings.onChange((names) => {
       if (["methods", "utilities", "targets"].some((name) => names.has(name))) this.#showCount();
       this.#showStale();
     });
   }
 
-  /** Takes note of the classes that can be targets. */
-  know(predictions) {
+  /** Sets the classes that can be targets. */
+  setPredictions(predictions) {
     this.#predictions = predictions;
     if (this.#box.childElementCount) this.#showTargets();
   }
 
-  /** Forgets a comparison that is of another picture or network. */
-  forget() {
-    this.#cells = null;
+  /** Removes a comparison, which is of another picture or network. */
+  clear() {
+    this.#fields = null;
     byId("comparison")?.replaceChildren();
   }
 
@@ -137,8 +136,8 @@ export class Compare {
 
   /** Says so where what is shown is not what is chosen any more. */
   #showStale() {
-    const chosen = JSON.stringify(requestFields(this.settings, "compare", this.choices.takes));
-    const isStale = this.#cells !== null && chosen !== this.#asked;
+    const chosen = requestFields(this.settings, "compare", this.choices.takes);
+    const isStale = this.#fields !== null && JSON.stringify(chosen) !== JSON.stringify(this.#fields);
     byId("comparison")?.classList.toggle("stale", isStale);
     const note = byId("stale");
     if (note) note.hidden = !isStale;
@@ -146,97 +145,102 @@ export class Compare {
 
   #submit(event) {
     event.preventDefault();
-    return this.run((answer, sheet, asked) => this.#take(answer, sheet, asked));
+    return this.run();
   }
 
-  #take({ reply, headers }, sheet, asked) {
-    const layout = headers.get("X-Sheet");
-    if (!layout) throw new Error("The reply has lost its header X-Sheet on the way");
-    const grid = JSON.parse(layout);
-    this.#asked = asked;
-    this.#cells = reply.explanations.map((explanation, at) => ({
-      explanation,
-      at,
-      row: Math.floor(at / grid.columns),
-      left: grid.left + (at % grid.columns) * grid.across,
-      top: grid.top + Math.floor(at / grid.columns) * grid.down,
-      width: grid.width,
-      height: grid.height,
-    }));
-    this.#show(reply, sheet, "none");
-    announce(`${this.#cells.length} explanations side by side.`);
-  }
-
-  #show(reply, sheet, order) {
-    const rows = byRow(this.#cells);
-    const sorted = order === "none" ? rows : rows.map((row) => [...row].sort(by(order)));
-    const choose = element(
-      "select", { id: "sort", onchange: (event) => this.#show(reply, sheet, event.target.value) },
-      element("option", { value: "none" }, "as asked"),
-      ...FIGURES.map(([name, words, more]) =>
-        element("option", { value: name, selected: name === order }, `${words}, ${more ? "highest" : "lowest"} first`),
-      ),
-    );
-    const hadFocus = document.activeElement?.id === "sort";
+  /**
+   * Shows a comparison.
+   *
+   * @param overlays an image for each explanation of the reply
+   * @param fields that it was asked for with
+   */
+  show(reply, overlays, fields) {
+    this.#fields = fields;
+    const columns = reply.method.length * reply.utility.length;
+    this.#rows = [];
+    reply.explanations.forEach((explanation, at) => {
+      (this.#rows[Math.floor(at / columns)] ??= []).push({ explanation, overlay: overlays[at], at });
+    });
+    // Rows that have to wrap break into lines of one length.
+    const across = Math.ceil(columns / Math.ceil(columns / MOST_ACROSS));
     byId("comparison").replaceChildren(
       element(
         "div", { class: "bar" },
-        element("label", { for: "sort" }, "Sort by"), choose,
-        element("button", { type: "button", onclick: () => this.#download(reply, sheet, sorted, order) }, "Download as PNG"),
-      ),
-      element("p", { id: "stale", class: "hint", hidden: true }, "Made with other settings than those that are chosen now."),
-      ...sorted.map((row) => this.#row(row, sheet)),
-    );
-    this.#showStale();
-    if (hadFocus) choose.focus();
-  }
-
-  #row(row, sheet) {
-    const { target } = row[0].explanation;
-    return element(
-      "section", { class: "row" },
-      element("h3", {}, target.label, element("small", {}, ` ${percent(target.probability)}, class ${target.index}`)),
-      element("ol", { class: "cells" }, ...row.map((cell) => this.#cell(cell, sheet))),
-    );
-  }
-
-  #cell(cell, sheet) {
-    const { explanation, left, top, width, height } = cell;
-    const { method, utility, target, metrics, warnings } = explanation;
-    const canvas = element("canvas", { width, height, role: "img", "aria-label": `Evidence for ${target.label} by ${method}, ${utility}` });
-    canvas.getContext("2d").drawImage(sheet, left, top, width, height, 0, 0, width, height);
-    const figures = FIGURES.slice(1, 4).map(([name, words]) => `${words} ${figure(metrics?.[name])}`);
-    return element(
-      "li", {},
-      element(
-        "figure", {},
-        canvas,
+        element("label", { for: "sort" }, "Sort by"), this.#sortChoice(),
         element(
-          "figcaption", {},
-          element("strong", {}, method), ` ${utility}`,
-          element("span", { class: "adcc" }, `ADCC ${figure(metrics?.adcc)}`),
-          element("span", { class: "hint" }, figures.join(", ")),
-          ...warnings.map((warning) => element("span", { class: "warning" }, `${warning}.`)),
-          element("button", { type: "button", class: "link", onclick: () => this.open(explanation) }, "Open",
-            element("span", { class: "unseen" }, ` ${method}, ${utility}, ${target.label}`)),
+          "button", { type: "button", title: "One sheet, in the order as asked", onclick: () => this.download(fields) },
+          "Download as PNG",
         ),
       ),
+      element("p", { id: "stale", class: "hint", hidden: true }, "Made with other settings than those that are chosen now."),
+      element("table", { id: "cells", role: "table", style: `--across: ${across}`, "aria-label": "Explanations side by side" }),
+    );
+    this.#showTable("none");
+    this.#showStale();
+    announce(`${reply.explanations.length} explanations side by side.`);
+  }
+
+  #sortChoice() {
+    return element(
+      "select", { id: "sort", onchange: (event) => this.#showTable(event.target.value) },
+      element("option", { value: "none" }, "as asked"),
+      ...FIGURES.map(([name, words, more]) =>
+        element("option", { value: name }, `${words}, ${more ? "highest" : "lowest"} first`),
+      ),
     );
   }
 
-  /** As asked, the service's own sheet; in another order, the same pictures drawn anew. */
-  async #download(reply, sheet, rows, order) {
-    const drawn = () => new Promise((resolve) => drawSheet(sheet, rows, reply).toBlob(resolve, "image/png"));
-    const file = order === "none" ? fileOf(reply.sheet) : await drawn();
-    // Of data: addresses browsers save only short ones.
-    const href = URL.createObjectURL(file);
-    element("a", { href, download: "comparison.png" }).click();
-    setTimeout(() => URL.revokeObjectURL(href), KEPT_MS);
+  /** Lays the cells out; sorted, each row has an order of its own, and the columns are places in it. */
+  #showTable(order) {
+    const rows = order === "none" ? this.#rows : this.#rows.map((row) => [...row].sort(by(order)));
+    const words = FIGURES.find(([name]) => name === order)?.[1];
+    const headings = rows[0].map(({ explanation: { method, utility } }, at) =>
+      words ? `Place ${at + 1} by ${words}` : `${method}, ${utility}`,
+    );
+    // The roles say what the style, which lets rows wrap, hides from some screen readers.
+    byId("cells").replaceChildren(
+      element(
+        "thead", { role: "rowgroup", class: "unseen" },
+        element(
+          "tr", { role: "row" },
+          ...["Class", ...headings].map((heading) => element("th", { role: "columnheader", scope: "col" }, heading)),
+        ),
+      ),
+      element("tbody", { role: "rowgroup" }, ...rows.map((row) => this.#row(row))),
+    );
+  }
+
+  #row(row) {
+    const { target } = row[0].explanation;
+    return element(
+      "tr", { role: "row" },
+      element(
+        "th", { role: "rowheader", scope: "row" },
+        target.label, element("small", {}, ` ${percent(target.probability)}, class ${target.index}`),
+      ),
+      ...row.map((cell) => element("td", { role: "cell" }, this.#figure(cell))),
+    );
+  }
+
+  #figure({ explanation, overlay }) {
+    const { method, utility, target, metrics, warnings } = explanation;
+    overlay.alt = `Evidence for ${target.label} by ${method}, ${utility}`;
+    const figures = FIGURES.slice(1, 4).map(([name, words]) => `${words} ${figure(metrics?.[name])}`);
+    return element(
+      "figure", {},
+      overlay,
+      element(
+        "figcaption", {},
+        element("strong", {}, method), ` ${utility}`,
+        element("span", { class: "adcc" }, `ADCC ${figure(metrics?.adcc)}`),
+        element("span", { class: "hint" }, figures.join(", ")),
+        ...warnings.map((warning) => element("span", { class: "warning" }, `${warning}.`)),
+        element("button", { type: "button", class: "link", onclick: () => this.open(explanation) }, "Open",
+          element("span", { class: "unseen" }, ` ${method}, ${utility}, ${target.label}`)),
+      ),
+    );
   }
 }
-
-const fileOf = ({ media_type: type, b64 }) =>
-  new Blob([Uint8Array.from(atob(b64), (character) => character.charCodeAt(0))], { type });
 
 const figure = (value) => (value === null || value === undefined ? "undefined" : oneDecimal(value));
 
@@ -245,10 +249,4 @@ function by(order) {
   const more = FIGURES.find(([name]) => name === order)[2];
   const key = ({ explanation }) => explanation.metrics?.[order] ?? (more ? -Infinity : Infinity);
   return (one, other) => (more ? key(other) - key(one) : key(one) - key(other)) || one.at - other.at;
-}
-
-function byRow(cells) {
-  const rows = [];
-  for (const cell of cells) (rows[cell.row] ??= []).push(cell);
-  return rows;
 }

@@ -1,5 +1,8 @@
 // Small helpers for the document.
 
+// A browser has read a file by then that it is to save.
+const KEPT_MS = 60_000;
+
 export const byId = (id) => document.getElementById(id);
 
 /** Makes an element: `element("li", {class: "x", onclick: f, hidden: true}, "text", otherElement)`. */
@@ -12,6 +15,14 @@ export function element(tag, properties = {}, ...children) {
   }
   made.append(...children.filter((child) => child !== null && child !== undefined));
   return made;
+}
+
+/** Saves a file. */
+export function save(blob, name) {
+  // Of data: addresses browsers save only short ones.
+  const href = URL.createObjectURL(blob);
+  element("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), KEPT_MS);
 }
 
 /** Fills a `<select>` with options, each a value or [value, words]. */

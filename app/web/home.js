@@ -2,7 +2,7 @@
 
 import { announce, byId, wireTabs } from "./dom.js";
 import { curlCall, pythonCall } from "./calls.js";
-import { requestFields, toLink } from "./settings.js";
+import { requestFields, toLink, withShownAlpha } from "./settings.js";
 
 const CALLS = { "tab-curl": curlCall, "tab-python": pythonCall };
 const COPIED_MS = 1500;
@@ -12,6 +12,7 @@ const LINK_AFTER_MS = 300;
 export class Home {
   #language = "tab-curl";
   #picture = null;
+  #shown = {};
   #linking = 0;
 
   constructor(settings, choices, client) {
@@ -30,6 +31,13 @@ export class Home {
   /** Takes another picture. */
   set picture(picture) {
     this.#picture = picture;
+    this.#shown = {};
+    this.show();
+  }
+
+  /** Sets the fields of the result on the screen, which stays while another one is made or refused. */
+  setShown(kind, fields) {
+    this.#shown[kind] = fields;
     this.show();
   }
 
@@ -55,7 +63,8 @@ export class Home {
 
   #call() {
     const kind = this.settings.get("tab");
-    const fields = requestFields(this.settings, kind, this.choices.takes);
+    const made = this.#shown[kind] ?? requestFields(this.settings, kind, this.choices.takes);
+    const fields = kind === "explain" ? withShownAlpha(made, this.settings) : made;
     const base = new URL(".", document.baseURI).href;
     return CALLS[this.#language](kind, base, this.#picture, fields, this.client.hasKey);
   }

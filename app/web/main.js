@@ -3,7 +3,7 @@
 import { Choices } from "./choices.js";
 import { Client } from "./client.js";
 import { Compare } from "./compare.js";
-import { announce, byId, oneDecimal, percent, wireTabs } from "./dom.js";
+import { announce, byId, oneDecimal, percent, save, wireTabs } from "./dom.js";
 import { Home } from "./home.js";
 import { askForKey } from "./key.js";
 import { Notice } from "./notice.js";
@@ -26,7 +26,7 @@ const client = new Client(async (wasRefused) => {
 const notice = new Notice();
 const stage = new Stage(settings);
 const choices = new Choices(settings, client);
-const compare = new Compare(settings, choices, runComparison, openExplanation);
+const compare = new Compare(settings, choices, { run: runComparison, open: openExplanation, download: downloadSheet });
 const home = new Home(settings, choices, client);
 const selectTab = wireTabs(document.querySelector('[aria-label="View"]'), (id) => settings.set({ tab: id.replace("tab-", "") }));
 
@@ -50,7 +50,7 @@ settings.onChange((names) => {
 /** Asks the service what there is; everything else waits for that. */
 async function start() {
   isKnown = false;
-  const controller = begin();
+  const controller = startRequest();
   try {
     const missing = await choices.load(watched(controller));
     await describe(watched(controller));
@@ -60,7 +60,8 @@ async function start() {
     home.show();
     const name = settings.get("example");
     const questions = { target: settings.get("target"), targets: settings.get("targets") };
-    if (name && picture?.name !== name) await takeExample(name, questions);
+    // Who has chosen a picture meanwhile wants that one, not the link's.
+    if (name && taking === 0) await takeExample(name, questions);
     else if (picture) await explain({ isNew: true });
     if (missing.length) notice.error(new Error(missing.join(". ")));
   } catch (error) {
@@ -80,20 +81,20 @@ async function takeExample(name, questions) {
   try {
     const found = await example(name);
     // Another picture may have been chosen meanwhile.
-    if (turn === taking) await take(found, questions);
+    if (turn === taking) await usePicture(found, questions);
   } catch (error) {
     if (turn === taking) notice.error(error, () => takeExample(name, questions));
   }
 }
 
 /** Takes a picture, and explains it. */
-async function take(taken, { target, targets } = DEFAULTS) {
+async function usePicture(taken, { target, targets } = DEFAULTS) {
   taking += 1;
   picture = taken;
   picture.isReadable = stage.showOriginal(taken.blob);
   clearResults();
-  compare.know([]);
-  compare.forget();
+  compare.setPredictions([]);
+  compare.clear();
   setQuietly({ example: taken.source === "example" ? taken.name : "", target, targets });
   showName(taken);
   home.picture = taken;
@@ -103,8 +104,8 @@ async function take(taken, { target, targets } = DEFAULTS) {
 
 /** Another network has other layers and other classes. */
 async function changeNetwork() {
-  const controller = begin();
-  compare.forget();
+  const controller = startRequest();
+  compare.clear();
   setQuietly({ layer: "", target: "predicted", targets: ["predicted"] });
   try {
     await describe(watched(controller));
@@ -129,7 +130,7 @@ async function explain({ isNew = false } = {}) {
   isStale = false;
   if (!picture) return;
   const asked = picture;
-  const controller = begin();
+  const controller = startRequest();
   explaining = controller;
   let isPredicting = !isNew;
   const watch = watched(controller, (progress) => {
@@ -144,12 +145,12 @@ async function explain({ isNew = false } = {}) {
     const fields = fieldsOf("explain").filter(([name]) => name !== "alpha");
     // The overlay comes at full strength, and is blended here.
     const drawn = [["alpha", "1"], ["include", "overlay"], ["include", "attribution"]];
-    const { reply } = await client.post("v1/explain", asked, [...fields, ...drawn], watch);
+    const reply = await client.post("v1/explain", asked, [...fields, ...drawn], watch);
     if (!(await asked.isReadable)) await showByService(asked, watch);
-    asked.isReadable = true;
     if (!(await stage.show(reply, controller.signal))) return;
     notice.clear();
     show(reply);
+    home.setShown("explain", fields);
   } catch (error) {
     fail(controller, error, () => explain({ isNew }));
   } finally {
@@ -162,9 +163,9 @@ async function explain({ isNew = false } = {}) {
 
 function show(reply) {
   const [{ target, method, metrics }] = reply.explanations;
-  showPredictions(reply.predictions, target, chooseClass);
+  showPredictions(reply.predictions, target, chooseClass, choices.isEachForItself);
   showFigures(reply);
-  compare.know(reply.predictions);
+  compare.setPredictions(reply.predictions);
   const adcc = Number.isFinite(metrics?.adcc) ? `, ADCC ${oneDecimal(metrics.adcc)}` : "";
   announce(`${target.label}, ${percent(target.probability)}, explained by ${method}${adcc}.`);
 }
@@ -173,46 +174,67 @@ function show(reply) {
 async function predict(asked, signal) {
   const fields = fieldsOf("predict");
   try {
-    const { reply } = await client.post("v1/predict", asked, fields, { signal });
-    if (!signal.aborted && picture === asked && !stage.explanation) showPredictions(reply.predictions, null, chooseClass);
+    const reply = await client.post("v1/predict", asked, fields, { signal });
+    if (signal.aborted || picture !== asked || stage.explanation) return;
+    showPredictions(reply.predictions, null, chooseClass, choices.isEachForItself);
   } catch {
     // The explanation that is on its way says what is wrong.
   }
 }
 
-/** Shows a picture whose format the browser cannot read: an overlay without any heatmap is the picture. */
+/** Shows a picture that the browser cannot show, as the network sees it: an overlay without any heatmap is the picture. */
 async function showByService(asked, watch) {
-  const bare = [["model", settings.get("model")], ["method", "fakecam"], ["metrics", "false"], ["alpha", "0"], ["include", "overlay"]];
-  const { reply } = await client.post("v1/explain", asked, bare, watch);
-  if (picture === asked) await stage.showPng(reply.explanations[0].overlay);
+  const model = settings.get("model");
+  if (asked.shownFor === model) return;
+  const bare = [["model", model], ["method", "fakecam"], ["metrics", "false"], ["alpha", "0"], ["include", "overlay"]];
+  const reply = await client.post("v1/explain", asked, bare, watch);
+  if (picture !== asked) return;
+  await stage.showPng(reply.explanations[0].overlay);
+  asked.shownFor = model;
+}
+
+/** Gives up what is still being asked for a comparison; an explanation is asked for again when one looks for it. */
+function startComparison() {
+  isStale ||= explaining !== null;
+  return startRequest();
 }
 
 /** Asks for what is chosen side by side, and has it shown. */
-async function runComparison(show) {
+async function runComparison() {
   if (!picture) {
     notice.error(new Error("Choose a picture first"));
     return;
   }
-  // An explanation that this interrupts is asked for again when one looks for it.
-  isStale ||= explaining !== null;
-  const controller = begin();
+  const controller = startComparison();
   comparing = controller;
   byId("compare").setAttribute("aria-busy", "true");
   try {
     await describe(watched(controller));
     const fields = fieldsOf("compare");
-    const answer = await client.post("v1/compare", picture, fields, watched(controller));
-    const sheet = await decoded(answer.reply.sheet);
+    const reply = await client.post("v1/compare", picture, [...fields, ["include", "overlay"]], watched(controller));
+    const overlays = await Promise.all(reply.explanations.map(({ overlay }) => decoded(overlay)));
     if (controller.signal.aborted) return;
-    show(answer, sheet, JSON.stringify(fields));
+    compare.show(reply, overlays, fields);
+    home.setShown("compare", fields);
     notice.clear();
   } catch (error) {
-    fail(controller, error, () => runComparison(show));
+    fail(controller, error, runComparison);
   } finally {
     if (comparing === controller) {
       comparing = null;
       byId("compare").removeAttribute("aria-busy");
     }
+  }
+}
+
+/** Asks for the sheet of a comparison, and saves it. */
+async function downloadSheet(fields) {
+  const controller = startComparison();
+  try {
+    save(await client.postForPng("v1/compare", picture, fields, watched(controller)), "comparison.png");
+    notice.clear();
+  } catch (error) {
+    fail(controller, error, () => downloadSheet(fields));
   }
 }
 
@@ -228,7 +250,7 @@ function chooseClass(index) {
 const fieldsOf = (kind) => requestFields(settings, kind, choices.takes);
 
 /** Gives up what is still being asked, since something else is wanted. */
-function begin() {
+function startRequest() {
   pending?.abort();
   pending = new AbortController();
   return pending;
@@ -257,7 +279,7 @@ function fail(controller, error, retry) {
 }
 
 function showTab() {
-  const tab = settings.get("tab") === "compare" ? "compare" : "explain";
+  const tab = settings.get("tab");
   selectTab(`tab-${tab}`);
   document.body.dataset.tab = tab;
   byId("explain").hidden = tab !== "explain";
@@ -288,7 +310,7 @@ window.addEventListener("hashchange", () => {
 });
 
 wireTheme();
-wirePictures(take, takeExample);
+wirePictures(usePicture, takeExample);
 // On a phone the picture comes first, and the settings on demand.
 byId("settings").open = isWide.matches;
 showTab();

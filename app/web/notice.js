@@ -63,8 +63,8 @@ export class Notice {
   error(error, retry) {
     const parts = [element("p", {}, element("strong", {}, sentence(error.message)))];
     if (error instanceof ServiceError) {
-      const { field, takes } = error.detail;
-      if (takes) parts.push(element("p", {}, element("code", {}, field ?? "it"), ` takes ${takes}.`));
+      const { field, expected } = error.detail;
+      if (expected) parts.push(element("p", {}, element("code", {}, field ?? "request"), `: expected ${expected}.`));
       parts.push(element("p", { class: "hint" }, `${error.status} ${error.code}`));
     }
     const again = retry && mayChange(error) ? [button("Try again", retry)] : [];

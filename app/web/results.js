@@ -12,9 +12,14 @@ export const FIGURES = [
   ["average_drop_in_deletion", "Average drop in deletion", true, "how far the score falls without the evidence"],
 ];
 
-/** The most probable classes as bars; `explained` is the index of the one that is explained. */
-export function showPredictions(predictions, explained, choose) {
-  byId("predictions-hint").textContent = "Click a class to see the evidence for it.";
+/** The most probable classes as bars; `explained` is the one that is explained. */
+export function showPredictions(predictions, explained, choose, isSigmoid) {
+  // The two labels of a single logit are one decision.
+  const isOneDecision = predictions.length === 2 && Math.abs(predictions[0].probability + predictions[1].probability - 1) < 1e-6;
+  const isEachForItself = isSigmoid && !isOneDecision;
+  byId("predictions-hint").textContent = isEachForItself
+    ? "Labels, each for itself: their bars need not add up to 100 %. Click one to see the evidence for it."
+    : "Click a class to see the evidence for it.";
   byId("other").hidden = false;
   const shown = [...predictions];
   if (explained && !shown.some(({ index }) => index === explained.index)) shown.push(explained);

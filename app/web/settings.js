@@ -8,7 +8,7 @@ export const DEFAULTS = Object.freeze({
   method: "shapleycam",
   utility: "rest",
   target: "predicted",
-  fit: "crop",
+  fit: "",
   smooth: "none",
   colormap: "jet",
   alpha: 0.5,
@@ -27,7 +27,7 @@ export const DEFAULTS = Object.freeze({
 const ALLOWED = {
   tab: ["explain", "compare"],
   show: ["original", "overlay", "heatmap"],
-  fit: ["crop", "pad", "stretch"],
+  fit: ["", "crop", "pad", "stretch"],
   smooth: ["none", "flip", "flip-scale"],
   reference: ["none", "shapley-sampling"],
 };
@@ -65,6 +65,19 @@ export class Settings {
 
 const same = (one, other) => String(one) === String(other);
 
+/**
+ * The parameters that matter to what is chosen: those that its methods take, and those of the reference.
+ *
+ * @param kind "explain" or "compare"
+ * @param takes the parameters that a method takes, by its name
+ */
+export function parametersOf(settings, kind, takes) {
+  const methods = kind === "compare" ? settings.get("methods") : [settings.get("method")];
+  const wanted = new Set(methods.flatMap(takes));
+  if (kind === "explain" && settings.get("reference") !== "none") for (const name of OF_REFERENCE) wanted.add(name);
+  return OF_METHODS.filter((name) => wanted.has(name));
+}
+
 /** The strength that the stage shows the heatmap with. */
 export function shownAlpha(settings) {
   return { original: 0, overlay: settings.get("alpha"), heatmap: 1 }[settings.get("show")];
@@ -101,7 +114,10 @@ export function toLink(settings) {
  * @param takes the parameters that a method takes, by its name
  */
 export function requestFields(settings, kind, takes) {
-  if (kind === "predict") return [["model", settings.get("model")], ["fit", settings.get("fit")]];
+  if (kind === "predict") {
+    const fit = settings.get("fit");
+    return [["model", settings.get("model")], ...(fit ? [["fit", fit]] : [])];
+  }
   const several = kind === "compare";
   const methods = several ? settings.get("methods") : [settings.get("method")];
   const utilities = several ? settings.get("utilities") : [settings.get("utility")];
@@ -113,14 +129,17 @@ export function requestFields(settings, kind, takes) {
     ...utilities.map((name) => ["utility", name]),
     ...targets.map((name) => ["target", name]),
   ];
-  const wanted = new Set(methods.flatMap((name) => OF_METHODS.filter((parameter) => takes(name).includes(parameter))));
-  if (!several && settings.get("reference") !== "none") {
-    fields.push(["reference", settings.get("reference")]);
-    for (const name of OF_REFERENCE) wanted.add(name);
-  }
-  for (const name of [...OPTIONAL, ...OF_METHODS.filter((parameter) => wanted.has(parameter))]) {
+  const others = several ? OPTIONAL : ["reference", ...OPTIONAL];
+  for (const name of [...others, ...parametersOf(settings, kind, takes)]) {
     const value = name === "alpha" && !several ? shownAlpha(settings) : settings.get(name);
     if (!same(value, DEFAULTS[name])) fields.push([name, String(value)]);
   }
   return fields;
+}
+
+/** The fields of an explanation with the strength that it is shown with now, which takes no other request. */
+export function withShownAlpha(fields, settings) {
+  const alpha = shownAlpha(settings);
+  const others = fields.filter(([name]) => name !== "alpha");
+  return same(alpha, DEFAULTS.alpha) ? others : [...others, ["alpha", String(alpha)]];
 }

@@ -4,6 +4,7 @@ import { byId, element, plain, signed } from "./dom.js";
 import { gradient } from "./colormaps.js";
 import { shownAlpha } from "./settings.js";
 
+// As the overlays of the service, which are laid over it.
 const LONGEST_SIDE = 1024;
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
@@ -43,12 +44,13 @@ export class Stage {
    * Shows a picture before anything is known of it.
    *
    * @param blob the file
-   * @returns false where the browser cannot read the format, which says nothing about the service
+   * @returns false where the browser cannot read the format, which says nothing about the service, or where the network
+   *   says how bright the picture is
    */
   async showOriginal(blob) {
-    this.#forget();
+    this.#clear();
     const turn = ++this.#turn;
-    const bitmap = await createImageBitmap(blob).catch(() => null);
+    const bitmap = (await isDeep(blob)) ? null : await createImageBitmap(blob).catch(() => null);
     // A later picture may have been faster.
     if (turn !== this.#turn) return bitmap !== null;
     if (!bitmap) {
@@ -62,7 +64,7 @@ export class Stage {
     return true;
   }
 
-  /** Shows a PNG of the service as the picture, where the browser cannot read its format. */
+  /** Shows a PNG of the service as the picture, where the browser cannot show the file itself. */
   async showPng(png) {
     const image = await decoded(png);
     this.#paint(image, image.naturalWidth, image.naturalHeight);
@@ -97,7 +99,7 @@ export class Stage {
     return true;
   }
 
-  #forget() {
+  #clear() {
     this.#reply = null;
     this.#frame.classList.remove("explained");
     this.#overlay.removeAttribute("src");
@@ -255,4 +257,10 @@ export async function decoded(png) {
   image.src = `data:${png.media_type};base64,${png.b64}`;
   await image.decode();
   return image;
+}
+
+/** Whether a file is a PNG of 16 bits a channel, of which each network may use a part (PNG specification, 11.2.1). */
+async function isDeep(blob) {
+  const head = new Uint8Array(await blob.slice(0, 25).arrayBuffer());
+  return head[0] === 0x89 && head[1] === 0x50 && head[24] === 16;
 }

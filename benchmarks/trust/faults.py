@@ -10,11 +10,10 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.trust import faults_of_callers as callers
-from benchmarks.trust import faults_of_machines as machines
 from benchmarks.trust.faults_of_disks import full_disk
-from benchmarks.trust.preload import COMPILER, SCARCE_MEMORY, WALL_CLOCK
-from benchmarks.trust.scene import Fault
+from testing.faults import callers, machines
+from testing.faults.preload import COMPILER, SCARCE_MEMORY, WALL_CLOCK
+from testing.faults.scene import Fault
 
 _TIMEOUT_S = 8
 # Most systems start a process with this many.

@@ -13,9 +13,8 @@ import httpx
 import timm
 from safetensors.torch import save
 
-from benchmarks.trust.scene import breakable
-from tests.api.serving import environment, start
-from tests.service_models.mirror import Mirror, serve
+from testing.mirror import Mirror, serve
+from testing.serving import environment, start, until_end
 
 NETWORK, REPOSITORY = "convnext_atto", "timm/convnext_atto.d2_in1k"
 _FILE = f"/{REPOSITORY}/resolve/main/model.safetensors"
@@ -70,7 +69,8 @@ def full_disk() -> list[tuple[str, str]]:
             rows = [("weights cache on a full disk", _failed_start(folder, place, variables))]
         subprocess.run([_MOUNT, "-o", f"remount,size={_LARGE}", place], check=True)
         started = time.monotonic()
-        with breakable(folder, variables, models=NETWORK) as service:
+        log = folder / "log.txt"
+        with until_end(start(environment(models=NETWORK) | variables, log), log) as service:
             service.wait_until_ready()
             weights = httpx.get(f"{service.url}/v1/models/{NETWORK}").json()["weights"]
         rows.append(("the same when there is room", f"ready after {time.monotonic() - started:.0f} s with {weights}"))
@@ -80,7 +80,7 @@ def full_disk() -> list[tuple[str, str]]:
 def _failed_start(folder: Path, place: Path, variables: Mapping[str, str]) -> str:
     started = time.monotonic()
     log = folder / "log.txt"
-    process = start(environment(models=NETWORK) | variables, log)
+    process = start(environment(models=NETWORK) | dict(variables), log)
     try:
         status = process.wait(_GIVE_UP_S)
     except subprocess.TimeoutExpired:

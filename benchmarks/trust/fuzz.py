@@ -13,9 +13,9 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks.measure import row, table
-from tests.api.serving import Service, serving
-from tests.attacks.schemas import LIMIT_S, Findings, fuzz
-from tests.attacks.watching import Memory, broken_decoders, tracebacks
+from testing.attacks.schemas import LIMIT_S, Findings, fuzz
+from testing.serving import Service, serving
+from testing.watching import Memory, broken_decoders, tracebacks
 
 _KEY = "of-the-one-who-attacks-0123456789"
 _SAMPLE_EVERY = 500
@@ -85,7 +85,6 @@ def main(count: int = 20_000, seed: int = 1) -> None:
         keys.write_text(f"fuzz: {_KEY}\n")
         keys.chmod(0o600)
         with serving(Path(folder), timeout_s=60, api_keys_file=keys) as service:
-            service.wait_until_ready()
             run, started = Run(service), time.monotonic()
             run.ask(1, seed, systematic=True)
             while run.requests < count:

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from benchmarks.measure import row, table
 from benchmarks.trust.fuzz import spread
-from tests.api.serving import Service, serving
-from tests.attacks.images import GoodRequest, Mutant, Tally, mutants, post
-from tests.attacks.watching import Memory, broken_decoders, tracebacks
+from testing.attacks.images import GoodRequest, Mutant, Tally, mutants, post
+from testing.serving import Service, serving
+from testing.watching import Memory, broken_decoders, tracebacks
 
 CALLERS = 2
 _SAMPLE_EVERY = 500
@@ -96,7 +96,6 @@ class Siege:
 def main(count: int = 20_000, number: int = 1) -> None:
     """Starts the service, attacks it and prints."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as service:
-        service.wait_until_ready()
         siege, is_over = Siege(service), threading.Event()
         bystander = threading.Thread(target=siege.stand_by, args=(is_over,))
         callers = [

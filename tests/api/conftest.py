@@ -8,32 +8,38 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from testing.pictures import encoded, photograph
+from testing.serving import Service, serving
 from tests.api.asking import ask_one, values
-from tests.api.serving import Service, serving
-from tests.imaging.pictures import encoded, photograph
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving(tmp_path_factory.mktemp("service"), models="tf_efficientnet_lite0,small,vit") as running:
-        running.wait_until_ready()
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with one place."""
+    with serving(tmp_path_factory.mktemp("narrow"), queue_size=1, timeout_s=3000, trunk="eager") as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
 def client(service: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.url, timeout=120) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def document(client: httpx.Client) -> dict[str, Any]:
     loaded = client.get("/openapi.json").json()
     assert isinstance(loaded, dict)
     return loaded
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chelsea() -> bytes:
     """A cat, 451 x 300 px, as a lossless file."""
     return encoded(photograph("chelsea"), "PNG")

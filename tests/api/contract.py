@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.imaging.colour import colormap_names
-from tests.api.serving import ROOT
+from testing.serving import ROOT
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 UPLOADS = ("/v1/explain", "/v1/compare", "/v1/predict")
@@ -40,7 +40,6 @@ def documented_fields(path: str) -> dict[str, dict[str, str]]:
     if path != "/v1/compare":
         return rows
     common = documented_fields("/v1/explain")
-    del common["include"]
     for name, row in rows.items():
         row["values"] = row["values"].replace("those of `/v1/explain`", common[name]["values"])
     return common | rows
@@ -54,7 +53,7 @@ def documented_default(row: dict[str, str], *, repeated: bool) -> Any:
         return words(cell)
     if words(cell):
         return words(cell)[0]
-    return None if cell == "none" else json.loads(cell)
+    return None if cell in ("none", "the network's") else json.loads(cell)
 
 
 def documented_values(name: str, cell: str) -> Any:

@@ -10,13 +10,15 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from testing.pictures import encoded, photograph
 from tests.api.asking import JSON
-from tests.imaging.pictures import encoded, photograph
 
 IMAGE = encoded(photograph("chelsea"), "JPEG", quality=90)
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect width="64" height="64"/></svg>'
 B64 = base64.b64encode(IMAGE).decode()
 LARGE = encoded(Image.new("L", (8000, 4000)), "PNG")
+# Its pixels are gone: whoever decodes it finds it unreadable.
+LARGE_BROKEN = LARGE.replace(b"IDAT" + LARGE.partition(b"IDAT")[2][:32], b"IDAT" + bytes(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Mistake:
         field: what `detail.field` says; None where no field is to blame.
         request: what httpx posts.
         path: where to.
-        says: what the message or `detail.takes` must hold.
+        says: what the message or `detail.expected` must hold.
     """
 
     name: str
@@ -99,8 +101,8 @@ def assert_named(mistake: Mistake, response: httpx.Response) -> None:
     assert list(body) == ["error", "code", "detail"], body
     assert body["detail"].get("field") == mistake.field, body
     if mistake.field is not None:
-        assert body["detail"]["takes"], body
-    assert mistake.says in body["error"] + str(body["detail"].get("takes")), body
+        assert body["detail"]["expected"], body
+    assert mistake.says in body["error"] + str(body["detail"].get("expected")), body
     assert len(response.content) < 10_000
     assert response.elapsed.total_seconds() < 5
 
@@ -237,14 +239,14 @@ FIELDS = [
     invalid("a long number in JSON", "target", in_json(f'"target": {"9" * 5000}'), says="999"),
     invalid("a long seed in JSON", "seed", in_json(f'"seed": {"9" * 5000}')),
     invalid("a text for a number in JSON", "seed", in_json('"seed": "5"'), says="5"),
-    invalid("a truth for a number in JSON", "top_k", in_json('"top_k": true'), says="true"),
-    invalid("a text for a truth in JSON", "metrics", in_json('"metrics": "false"'), says="false"),
-    invalid("a number for a truth in JSON", "metrics", in_json('"metrics": 0'), says="0"),
+    invalid("a boolean for a number in JSON", "top_k", in_json('"top_k": true'), says="true"),
+    invalid("a text for a boolean in JSON", "metrics", in_json('"metrics": "false"'), says="false"),
+    invalid("a number for a boolean in JSON", "metrics", in_json('"metrics": 0'), says="0"),
     invalid("a list for a number", "alpha", in_json('"alpha": [[[[]]]]')),
     invalid("a deep list for a number", "alpha", in_json('"alpha": ' + "[" * 900 + "]" * 900)),
     invalid("an object for a target", "target", in_json('"target": {"a": 1}')),
     invalid("a fraction for a target", "target", in_json('"target": [1.5]')),
-    invalid("a truth for a target", "target", in_json('"target": true')),
+    invalid("a boolean for a target", "target", in_json('"target": true')),
     invalid("no target", "target", in_json('"target": []')),
     invalid("a null", "alpha", in_json('"alpha": null')),
     invalid("a null for a list", "include", in_json('"include": null')),
@@ -256,6 +258,13 @@ FIELDS = [
 ]
 
 COMPARE = "/v1/compare"
+
+
+def large(image: bytes, **fields: Any) -> dict[str, Any]:
+    """A comparison whose overlays have the size of the picture."""
+    return {**raw(image, "image/png"), "params": {"max_side": "0", **fields}}
+
+
 SIXTY_FIVE_CELLS = {
     "method": ["gradcam", "layercam", "shapleycam", "hirescam", "fakecam"],
     "target": [str(index) for index in range(13)],
@@ -273,7 +282,7 @@ COMPARISONS = [
     parameter("utility", ["rest", "rest"], path=COMPARE, says="each once"),
     parameter("target", "unicorn on a bicycle", path=COMPARE),
     parameter("target", [str(index) for index in range(17)], path=COMPARE, says="16"),
-    parameter("include", "heatmap", path=COMPARE, says="no field"),
+    parameter("include", "explanation_map", path=COMPARE, says="sheet, overlay, heatmap, attribution"),
     parameter("max_side", "15", path=COMPARE),
     parameter("reference", "shapley-sampling", path=COMPARE, layer="pre_gap,last_conv", says="several"),
     invalid("65 cells", "method", form(**SIXTY_FIVE_CELLS), COMPARE, says="at most 64 cells"),
@@ -282,7 +291,11 @@ COMPARISONS = [
     invalid("a number for a method", "method", in_json('"method": [1]'), COMPARE),
     invalid("thousands of methods", "method", form(method=",".join("x" * 10**5)), COMPARE),
     invalid("a picture of a comparison", "image", form() | {"params": {"image": "overlay"}}, COMPARE, says="no field"),
-    invalid("a large sheet", "max_side", {**raw(LARGE, "image/png"), "params": {"max_side": "0"}}, COMPARE, says="px"),
+    invalid("a large sheet", "max_side", large(LARGE), COMPARE, says="33554432 px"),
+    invalid("large cells", "max_side", large(LARGE, target=["1", "2"], include="overlay"), COMPARE, says="33554432 px"),
+    invalid("a large sheet of no picture", "max_side", large(LARGE_BROKEN), COMPARE, says="px"),
+    invalid("large cells of none", "max_side", large(LARGE_BROKEN, target=["1", "2"], include="overlay"), COMPARE),
+    Mistake("no picture", 422, "image_unreadable", "image", large(LARGE_BROKEN, include="heatmap"), COMPARE),
     invalid("a comparison of nothing", "image", raw(b"", "image/jpeg"), COMPARE),
     Mistake("half a JPEG to compare", 422, "image_unreadable", "image", raw(IMAGE[:9999], "image/jpeg"), COMPARE),
 ]

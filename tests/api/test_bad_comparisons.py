@@ -5,8 +5,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from testing.serving import Service
 from tests.api.mistakes import COMPARISONS, Mistake, assert_named
-from tests.api.serving import Service
 
 
 @pytest.mark.parametrize("mistake", COMPARISONS, ids=lambda mistake: mistake.name)

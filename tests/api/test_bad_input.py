@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from testing.pictures import encoded, gradient
+from testing.serving import Service
 from tests.api.asking import JSON, ask_one, json_body, values
 from tests.api.mistakes import BODIES, COMPARISONS, FIELDS, FILES, IMAGE, Mistake, assert_named
-from tests.api.serving import Service
-from tests.imaging.pictures import encoded, gradient
 
 ALONE = [*FILES, *BODIES, *FIELDS]
 MISTAKES = [*ALONE, *COMPARISONS]
@@ -59,7 +59,7 @@ def test_another_http_method_is_405_and_the_right_one_named(
     assert response.headers["allow"] == allowed
     body = response.json()
     assert list(body) == ["error", "code", "detail"]
-    assert (body["code"], body["detail"]["takes"]) == ("method_not_allowed", allowed)
+    assert (body["code"], body["detail"]["expected"]) == ("method_not_allowed", allowed)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_model_that_is_not_loaded_is_404_and_the_loaded_ones_named(client: htt
         response = client.get(path)
         assert response.status_code == 404
         assert response.json()["code"] == "unknown_model"
-        assert response.json()["detail"]["takes"] == "one of tf_efficientnet_lite0, small, vit"
+        assert response.json()["detail"]["expected"] == "one of tf_efficientnet_lite0, small, vit"
 
 
 def test_a_null_in_json_is_the_default_where_a_field_has_none(client: httpx.Client) -> None:

@@ -4,13 +4,15 @@ import httpx
 
 from app.cam.methods import METHODS
 from app.cam.utilities import UTILITIES
-from tests.api.serving import LABELS
+from testing.serving import LABELS
 
 PARAMETERS = {
     "randomcam": ["seed"],
     "shapley-sampling": ["permutations", "tolerance", "seed"],
     "aumann-shapley": ["nodes"],
 }
+
+ALIASES = {"pre-softmax": ["logit"], "post-softmax": ["probability"], "log-softmax": ["log-probability"]}
 
 
 def test_models_are_listed_with_the_default_first(client: httpx.Client) -> None:
@@ -23,6 +25,8 @@ def test_a_model_is_described(client: httpx.Client) -> None:
         "ready": True,
         "layers": {"pre_gap": "bn2", "last_conv": "conv_head"},
         "input_size": [224, 224],
+        "channels": 3,
+        "scores": "softmax",
         "classes": 1000,
         "weights": "embedded",
         "device": "cpu",
@@ -55,8 +59,9 @@ def test_utilities_say_what_they_are(client: httpx.Client) -> None:
     assert [utility["name"] for utility in utilities] == list(UTILITIES)
     assert utilities[0]["name"] == "rest"
     for utility in utilities:
-        assert list(utility) == ["name", "description", "source", "parameters"]
+        assert list(utility) == ["name", "description", "source", "parameters", "aliases"]
         assert utility["description"]
+        assert utility["aliases"] == ALIASES.get(utility["name"], [])
         assert utility["parameters"] == []
 
 

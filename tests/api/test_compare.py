@@ -1,7 +1,6 @@
 """POST /v1/compare: explanations side by side, each as /v1/explain gives it alone."""
 
 import base64
-import json
 from io import BytesIO
 from itertools import product
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from testing.pictures import UInt8, encoded, photograph
 from tests.api.asking import JPEG, ask, ask_one, pixels, values
-from tests.imaging.pictures import UInt8, encoded, photograph
 
 # In no order that anything else knows, and such that no two cells look alike.
 TARGETS = ["lynx", "predicted"]
@@ -147,36 +146,59 @@ def test_the_sheet_is_written_on_and_only_metrics_write_on_its_pictures(
     assert plain[top:, : left - 1].min() < 128
 
 
+@pytest.mark.parametrize("max_side", [256, 64])
+def test_each_cell_carries_the_pictures_that_explain_answers(
+    client: httpx.Client, chelsea: bytes, max_side: int
+) -> None:
+    drawn: dict[str, Any] = {"max_side": max_side, "colormap": "viridis", "alpha": 0.7, "metrics": "false"}
+    drawn |= {"include": ["overlay", "heatmap"]}
+    together = compare(client, chelsea, **FIELDS, **drawn)
+    assert together["sheet"] is None
+    for cell, (target, method, utility) in zip(together["explanations"], CELLS, strict=True):
+        single = ask_one(client, chelsea, layer="last_conv", target=target, method=method, utility=utility, **drawn)
+        assert cell["attribution"] is None
+        for name in ("overlay", "heatmap"):
+            mine, theirs = pixels(cell[name]), pixels(single[name])
+            assert mine.shape == theirs.shape
+            # A batch of other length may round a level of a colour differently.
+            assert np.abs(mine.astype(int) - theirs).max() <= 2
+
+
 @pytest.mark.parametrize("accept", ["application/json", "image/png"])
 @pytest.mark.parametrize("max_side", [256, 64])
-def test_x_sheet_says_where_the_overlays_lie_that_explain_answers(
+def test_the_sheet_shows_the_overlays_of_the_cells_in_their_rows_and_columns(
     client: httpx.Client, chelsea: bytes, max_side: int, accept: str
 ) -> None:
     drawn: dict[str, Any] = {"max_side": max_side, "colormap": "viridis", "alpha": 0.7, "metrics": "false"}
+    cells = compare(client, chelsea, include="overlay", **FIELDS, **drawn)["explanations"]
+    overlays = [pixels(cell["overlay"]) for cell in cells]
     reply = client.post("/v1/compare", data=FIELDS | drawn, files={"image": chelsea}, headers={"accept": accept})
     file = reply.content if accept == "image/png" else base64.b64decode(reply.json()["sheet"]["b64"])
     sheet = np.asarray(Image.open(BytesIO(file), formats=["PNG"]))
-    assert " " not in reply.headers["x-sheet"]
-    layout = json.loads(reply.headers["x-sheet"])
-    assert list(layout) == ["rows", "columns", "left", "top", "width", "height", "across", "down"]
-    assert (layout["rows"], layout["columns"]) == (len(TARGETS), len(METHODS) * len(UTILITIES))
-    for number, (target, method, utility) in enumerate(CELLS):
-        asked = {"layer": "last_conv", "target": target, "method": method, "utility": utility, "include": "overlay"}
-        overlay = pixels(ask_one(client, chelsea, **asked, **drawn)["overlay"])
-        row, column = divmod(number, layout["columns"])
-        top, left = layout["top"] + row * layout["down"], layout["left"] + column * layout["across"]
-        cell = sheet[top : top + layout["height"], left : left + layout["width"]]
-        assert cell.shape == overlay.shape
-        # A batch of other length may round a level of a colour differently.
+    found = np.array(places(sheet, overlays[0][0])).reshape(len(TARGETS), len(METHODS) * len(UTILITIES), 2)
+    assert (found[..., 0] == found[:, :1, 0]).all()
+    assert (found[..., 1] == found[:1, :, 1]).all()
+    for cell, overlay in zip(cells_of(sheet, overlays[0]), overlays, strict=True):
         assert np.abs(cell.astype(int) - overlay).max() <= 2
 
 
-def test_accept_png_answers_the_sheet_itself(client: httpx.Client, chelsea: bytes, bare: dict[str, Any]) -> None:
-    response = client.post(
-        "/v1/compare", data={**FIELDS, "metrics": "false"}, files={"image": chelsea}, headers={"accept": "image/png"}
-    )
+@pytest.mark.parametrize("include", [["sheet"], ["overlay"], ["heatmap"], ["attribution"], ["overlay", "sheet"]])
+def test_include_says_what_is_sent(client: httpx.Client, chelsea: bytes, include: list[str]) -> None:
+    reply = compare(client, chelsea, include=include, metrics="false", target=["predicted", "lynx"])
+    assert (reply["sheet"] is not None) == ("sheet" in include)
+    for explanation in reply["explanations"]:
+        sent = {name for name in ("overlay", "heatmap", "attribution") if explanation[name] is not None}
+        assert sent == set(include) - {"sheet"}
+
+
+@pytest.mark.parametrize("include", [["sheet", "attribution"], ["overlay", "heatmap"]])
+def test_accept_png_answers_the_sheet_itself_whatever_include_says(
+    client: httpx.Client, chelsea: bytes, bare: dict[str, Any], include: list[str]
+) -> None:
+    fields = {**FIELDS, "metrics": "false", "include": include}
+    response = client.post("/v1/compare", data=fields, files={"image": chelsea}, headers={"accept": "image/png"})
     assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
-    assert "x-explanation" not in response.headers
+    assert not {"x-explanation", "x-sheet"} & set(response.headers)
     sheet = np.asarray(Image.open(BytesIO(response.content), formats=["PNG"])).astype(int)
     expected = pixels(bare["sheet"])
     assert sheet.shape == expected.shape

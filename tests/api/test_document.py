@@ -9,6 +9,7 @@ import httpx
 import pytest
 from fastapi.openapi.models import OpenAPI
 
+from app.imaging.formats import titles
 from tests.api.asking import JSON
 from tests.api.contract import CALLS, UPLOADS, nodes, resolve
 
@@ -33,6 +34,13 @@ def test_every_reference_of_the_openapi_document_leads_somewhere(document: dict[
     assert references
     for reference in references:
         assert isinstance(resolve(document, reference), dict)
+
+
+def test_the_accepted_formats_are_those_of_the_decoder(document: dict[str, Any]) -> None:
+    uploads = [schema["properties"]["image"] for name, schema in document["components"]["schemas"].items()
+               if name.endswith("Form")]  # fmt: skip
+    assert len(uploads) == len(UPLOADS)
+    assert all(f"The file: {titles()}." in upload["description"] for upload in uploads)
 
 
 def test_encodings_are_of_fields_that_there_are(document: dict[str, Any]) -> None:

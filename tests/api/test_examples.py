@@ -14,8 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.api.serving import ROOT, Service
-from tests.imaging.pictures import encoded, photograph
+from testing.pictures import encoded, photograph
+from testing.serving import ROOT, Service
 from tests.tools import tool
 
 ADDRESS = "http://127.0.0.1:8000"

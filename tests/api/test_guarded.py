@@ -8,8 +8,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from testing.serving import Service, log_line, serving
 from tests.api.collector import Collector, collecting
-from tests.api.serving import Service, log_line, serving
 
 OPS, ALICE = "0123456789abcdef-ops", "0123456789abcdef-alice"
 PAGE = "https://pages.example"
@@ -37,7 +37,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, keys_file: Path, collector
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
         folder = tmp_path_factory.mktemp("guarded")
         with serving(folder, models="small,pair", api_keys_file=keys_file, cors_origins=PAGE, trunk="eager") as running:
-            running.wait_until_ready()
             yield running
 
 
@@ -174,7 +173,7 @@ def test_pages_of_the_named_origin_may_call(stranger: httpx.Client, caller: http
     assert "authorization" in reply.headers["access-control-allow-headers"].lower()
     reply = caller.get("/v1/models", headers={"Origin": PAGE})
     assert reply.headers["access-control-allow-origin"] == PAGE
-    assert {"X-Explanation", "X-Sheet"} <= set(reply.headers["access-control-expose-headers"].split(", "))
+    assert {"X-Explanation", "X-Request-ID"} <= set(reply.headers["access-control-expose-headers"].split(", "))
     refused = stranger.get("/v1/models", headers={"Origin": PAGE})
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == PAGE, "the page could not read the error"
@@ -226,4 +225,4 @@ def test_a_network_of_few_classes_lists_them_all_by_default(caller: httpx.Client
         assert {prediction["label"] for prediction in reply.json()["predictions"]} == {"yes", "no"}
     refused = caller.post("/v1/predict", files={"image": chelsea}, data={"model": "pair", "top_k": 5})
     assert refused.status_code == 422
-    assert refused.json()["detail"]["takes"] == "a whole number from 1 to 2"
+    assert refused.json()["detail"]["expected"] == "a whole number from 1 to 2"

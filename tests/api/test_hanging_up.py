@@ -2,27 +2,17 @@
 
 import socket
 import time
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import httpx
-import pytest
 
+from testing.pictures import encoded, photograph
+from testing.serving import Service
 from tests.api.asking import JPEG
-from tests.api.serving import Service, serving
-from tests.imaging.pictures import encoded, photograph
 
 IMAGE = encoded(photograph("rocket"), "JPEG")
 # Minutes of work for the processor.
 LONG = "/v1/explain?method=scorecam&layer=blocks.6&target=1&target=2&target=3&target=4"
-
-
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with one place."""
-    with serving(tmp_path_factory.mktemp("narrow"), queue_size=1, timeout_s=3000) as running:
-        running.wait_until_ready()
-        yield running
 
 
 def call_and_hang_up(service: Service, path: str, after_s: float) -> None:

@@ -1,35 +1,25 @@
 """Calls of many pictures under load: places, memory, and callers who hang up."""
 
 import json
+import math
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import pytest
 from PIL import Image
 
-from app.imaging.shrinking import shrunk_size
-from app.runtime.decoding import MAX_HELD_BYTES, held_bytes
+from app.runtime.image_processes import MAX_HELD_BYTES
+from testing.pictures import encoded, photograph
+from testing.serving import Service
 from tests.api.asking import JPEG
 from tests.api.calls import NETWORK, call, instance, post
-from tests.api.serving import Service, serving
-from tests.imaging.pictures import encoded, photograph
 
 IMAGE = encoded(photograph("rocket"), "JPEG")
 # Minutes of work for the processor, for each picture.
 LONG = {"method": "scorecam", "layer": "blocks.6", "target": [1, 2, 3, 4]}
-
-
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with one place."""
-    with serving(tmp_path_factory.mktemp("narrow"), queue_size=1, timeout_s=3000) as running:
-        running.wait_until_ready()
-        yield running
 
 
 def call_and_hang_up(service: Service, instances: int, after_s: float) -> None:
@@ -70,9 +60,10 @@ def test_a_caller_who_hangs_up_takes_all_instances_along(narrow: Service) -> Non
 
 
 def test_large_calls_do_not_wait_for_each_other_for_ever(client: httpx.Client) -> None:
-    size, targets, calls, instances = (2048, 2048), 8, 6, 2
+    size, targets, calls, instances = (2048, 2048), 8, 10, 2
     # They need more than there is for decoded pictures, so that instances of one call wait for those of another.
-    cost = held_bytes(shrunk_size(size, 0), 0, targets)
+    # Their base, and as many bytes for each PNG of noise.
+    cost = 3 * math.prod(size) * (1 + targets)
     assert calls * instances * cost > MAX_HELD_BYTES
     large = instance(encoded(Image.new("RGB", size, "teal"), "PNG"))
     asked: dict[str, Any] = {"target": list(range(targets)), "max_side": 0, "include": ["overlay"], "metrics": False}

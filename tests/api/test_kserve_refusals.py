@@ -7,10 +7,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from testing.pictures import encoded, photograph
 from tests.api.asking import JSON
 from tests.api.calls import NETWORK, b64, call, instance, post
 from tests.api.mistakes import Mistake, assert_named, claiming, raw, text
-from tests.imaging.pictures import encoded, photograph
 
 PICTURE = encoded(photograph("chelsea"), "JPEG", quality=90)
 GOOD = instance(PICTURE)
@@ -114,7 +114,7 @@ def test_a_bad_instance_is_named(
     error = response.json()
     assert (response.status_code, error["code"]) == (status, code), name
     assert (error["detail"]["instance"], error["detail"]["field"]) == (2, field)
-    assert error["detail"]["takes"]
+    assert error["detail"]["expected"]
     assert error["error"].startswith("instance 2: ")
 
 
@@ -163,7 +163,7 @@ def test_overlays_that_are_too_large_together_are_refused(client: httpx.Client) 
     error = response.json()
     assert (response.status_code, error["code"]) == (422, "invalid_parameter")
     assert error["detail"]["field"] == "max_side"
-    assert "at most 67108864 px" in error["detail"]["takes"]
+    assert "at most 67108864 px" in error["detail"]["expected"]
     assert "instance" not in error["detail"]
     # Exactly so many are allowed, and pictures that nobody draws count for nothing.
     replies = call(client, "explain", [SQUARE] * 4, **asked)
@@ -182,7 +182,7 @@ def test_attributions_of_too_many_values_together_are_refused(client: httpx.Clie
     response = post(client, "explain", [GOOD] * 40, "small", include=["attribution"], **asked)
     error = response.json()
     assert (response.status_code, error["code"], error["detail"]["field"]) == (422, "invalid_parameter", "include")
-    assert "at most 4194304 values" in error["detail"]["takes"]
+    assert "at most 4194304 values" in error["detail"]["expected"]
 
 
 def test_what_all_instances_take_together_must_fit_the_time(client: httpx.Client) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import ImageOps
 
+from testing.pictures import encoded, photograph
+from testing.serving import LABELS
 from tests.api.asking import JPEG, JSON, ask, ask_one, json_body, pixels, values
-from tests.api.serving import LABELS
-from tests.imaging.pictures import encoded, photograph
 
 LAYERS = ["last_conv", "pre_gap", "blocks.4"]
 FIELDS = {"target": "282", "metrics": "false"}

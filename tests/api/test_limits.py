@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api.limits import BodyLimit
 from app.errors import BodyTooLarge, QueueFull
-from app.runtime.budget import Held
+from app.runtime.budget import BodyMemory
 
 LARGEST = 100
 SCOPE: Scope = {"type": "http", "headers": [(b"transfer-encoding", b"chunked")]}
@@ -47,7 +47,7 @@ class Application:
 def test_a_body_that_does_not_fit_beside_the_others_is_refused_until_one_of_them_is_answered() -> None:
     async def ask() -> None:
         application = Application()
-        limit = BodyLimit(application, max_bytes=LARGEST, held=Held(2 * LARGEST), limit_s=10)
+        limit = BodyLimit(application, max_bytes=LARGEST, memory=BodyMemory(2 * LARGEST), limit_s=10)
         held = [asyncio.create_task(limit(SCOPE, bodies(50, 40), nowhere)) for _ in range(2)]
         for _ in held:
             await application.reads.acquire()

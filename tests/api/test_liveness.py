@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from testing.pictures import encoded, photograph
+from testing.serving import Service
 from tests.api.asking import JPEG, JSON, json_body
-from tests.api.serving import Service
-from tests.imaging.pictures import encoded, photograph
 
 LIMIT_MS = 50
 SIXTEEN = [("target", str(index)) for index in range(0, 800, 50)]

@@ -7,8 +7,8 @@ import httpx
 import numpy as np
 import pytest
 
+from testing.serving import serving
 from tests.api.asking import ask, ask_one, values
-from tests.api.serving import serving
 
 MOST_TARGETS, MOST_CELLS = 100, 64
 FIELDS: dict[str, Any] = {"method": "gradcam", "metrics": "false", "max_side": "32"}
@@ -18,10 +18,11 @@ FIELDS: dict[str, Any] = {"method": "gradcam", "metrics": "false", "max_side": "
 def generous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A service that takes many targets."""
     folder = tmp_path_factory.mktemp("generous")
-    with serving(folder, models="tf_efficientnet_lite0", max_targets=MOST_TARGETS) as running:
-        running.wait_until_ready()
-        with httpx.Client(base_url=running.url, timeout=120) as client:
-            yield client
+    with (
+        serving(folder, models="tf_efficientnet_lite0", max_targets=MOST_TARGETS) as running,
+        httpx.Client(base_url=running.url, timeout=120) as client,
+    ):
+        yield client
 
 
 def indices(count: int) -> list[str]:
@@ -41,7 +42,7 @@ def test_an_explanation_has_more_targets_than_a_sheet_has_cells(generous: httpx.
 def test_one_target_more_than_the_operator_allows_is_refused(generous: httpx.Client, chelsea: bytes) -> None:
     fields = FIELDS | {"target": indices(MOST_TARGETS + 1)}
     error = refusal(generous.post("/v1/explain", files={"image": chelsea}, data=fields))
-    assert error["detail"] == {"field": "target", "takes": f"at most {MOST_TARGETS} targets"}
+    assert error["detail"] == {"field": "target", "expected": f"at most {MOST_TARGETS} targets"}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_sheet_of_more_cells_than_64_is_refused_however_many_targets_are_allow
     too_full = full | {"target": indices(targets)}
     error = refusal(generous.post("/v1/compare", files={"image": chelsea}, data=too_full))
     assert error["detail"]["field"] == "method"
-    assert f"at most {MOST_CELLS} cells" in error["detail"]["takes"]
+    assert f"at most {MOST_CELLS} cells" in error["detail"]["expected"]
     # With one row less it is a sheet.
     assert len(ask(generous, chelsea, "/v1/compare", **full)["explanations"]) == MOST_CELLS
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from testing.pictures import encoded, photograph
+from testing.serving import LABELS
 from tests.api.asking import JPEG, ask, ask_one, pixels, without_times
-from tests.api.serving import LABELS
-from tests.imaging.pictures import encoded, photograph
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 

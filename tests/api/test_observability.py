@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.errors import ERRORS
+from testing.serving import Service, log_line, serving
 from tests.api.asking import JPEG, ask
-from tests.api.serving import Service, log_line, serving
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 STAGES = ("decode", "queue", "compute", "render")
@@ -166,7 +166,8 @@ def test_a_path_cannot_forge_a_line_of_the_log(service: Service, client: httpx.C
 
 
 def test_people_get_a_line_of_text(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with serving(tmp_path_factory.mktemp("text"), models="small", trunk="eager", log_format="text") as running:
+    settings = {"models": "vit", "trunk": "eager", "log_format": "text"}
+    with serving(tmp_path_factory.mktemp("text"), ready=False, **settings) as running:
         httpx.get(f"{running.url}/v1/methods")
         running.wait_until_ready()
         log = running.log.read_text()

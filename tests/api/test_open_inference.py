@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 import app
-from tests.api.serving import Service, serving
+from testing.serving import Service, serving
 
 NETWORKS = {"tf_efficientnet_lite0": 1000, "small": 10, "vit": 10}
 
@@ -51,9 +51,9 @@ def test_a_network_says_what_goes_in_and_what_comes_out(client: httpx.Client, na
 def test_a_network_or_version_that_is_not_there_is_404(client: httpx.Client, rest: str) -> None:
     for version in ("", "/versions/1"):
         detail = assert_refused(client.get(f"/v2/models/vgg99{version}{rest}"), 404, "unknown_model")
-        assert (detail["field"], detail["takes"]) == ("model", "one of tf_efficientnet_lite0, small, vit")
+        assert (detail["field"], detail["expected"]) == ("model", "one of tf_efficientnet_lite0, small, vit")
     detail = assert_refused(client.get(f"/v2/models/small/versions/2{rest}"), 404, "unknown_model")
-    assert (detail["field"], detail["takes"]) == ("version", "1")
+    assert (detail["field"], detail["expected"]) == ("version", "1")
 
 
 @pytest.mark.parametrize("path", ["small", "small/versions/1", "small/versions/7", "vgg99"])
@@ -61,7 +61,7 @@ def test_a_network_or_version_that_is_not_there_is_404(client: httpx.Client, res
 def test_inference_is_not_offered_and_names_what_is(client: httpx.Client, path: str, body: bytes) -> None:
     response = client.post(f"/v2/models/{path}/infer", content=body)
     instead = f"POST /v1/models/{path.partition('/')[0]}:predict"
-    assert assert_refused(response, 501, "not_implemented") == {"takes": instead}
+    assert assert_refused(response, 501, "not_implemented") == {"expected": instead}
     assert instead in response.json()["error"]
 
 
@@ -73,7 +73,8 @@ def test_other_paths_lead_nowhere(client: httpx.Client, path: str) -> None:
 @pytest.fixture(scope="module")
 def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service whose second network takes long enough to load to be caught at it."""
-    with serving(tmp_path_factory.mktemp("late"), models="small,vit,tf_efficientnet_lite0") as running:
+    models = "small,vit,tf_efficientnet_lite0"
+    with serving(tmp_path_factory.mktemp("late"), ready=False, trunk="eager", models=models) as running:
         yield running
 
 

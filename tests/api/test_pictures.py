@@ -3,16 +3,29 @@
 import asyncio
 import base64
 import json
+import os
 
-import numpy as np
 import pytest
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
-from app.api.pictures import Pictures
-from app.imaging.png import encode_png
+from app.api.pictures import ReplyPictures, send_png
+from app.imaging.shared import SharedBytes
+from app.runtime.drawn_picture import DrawnPicture
 from app.schemas import Png
-from tests.imaging.pictures import noise
+from testing.pictures import noise
+
+
+def drawn(*sizes: int) -> list[tuple[bytes, DrawnPicture]]:
+    """Files of these sizes, side by side in one memory."""
+    files = [noise(1, size, seed=size).tobytes() for size in sizes]
+    memory = SharedBytes(sum(sizes))
+    os.pwrite(memory.descriptor, b"".join(files), 0)
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    return [
+        (file, DrawnPicture((number + 1, 2), start, len(file), memory))
+        for number, (file, start) in enumerate(zip(files, starts, strict=True))
+    ]
 
 
 class Album(Png):
@@ -28,29 +41,33 @@ async def sent(response: Response) -> bytes:
     return b"".join([bytes(piece) async for piece in response.body_iterator])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 5, 3), (900, 800, 3)], ids=str)
-def test_every_picture_is_where_it_belongs(shape: tuple[int, ...]) -> None:
-    pixels = [noise(*shape), noise(3, 4, 3), noise(8, 8)]
-    pictures = Pictures()
-    first, *others = (pictures.add(picture) for picture in pixels)
+@pytest.mark.parametrize("size", [1, 2, 1000, 2**21 + 1])
+def test_every_picture_is_where_it_belongs(size: int) -> None:
+    files = drawn(size, 3, 64)
+    pictures = ReplyPictures()
+    first, *others = (pictures.add(picture) for _, picture in files)
     album = Album(**first.model_dump(), words='Ωμέγα "✓" 0.', others=others)
     response = pictures.respond(album)
     body = asyncio.run(sent(response))
     assert response.headers["content-length"] == str(len(body))
     assert response.headers["content-type"] == "application/json"
-    assert isinstance(response, StreamingResponse) == (shape == (900, 800, 3))
+    assert isinstance(response, StreamingResponse) == (size > 2**16)
     reply = json.loads(body)
     assert reply["words"] == album.words
-    for found, expected in zip([reply, *reply["others"]], pixels, strict=True):
-        assert base64.b64decode(found["b64"], validate=True) == encode_png(expected)
-        assert (found["height"], found["width"]) == expected.shape[:2]
+    for found, (file, picture) in zip([reply, *reply["others"]], files, strict=True):
+        assert base64.b64decode(found["b64"], validate=True) == file
+        assert (found["width"], found["height"]) == picture.size
 
 
-def test_a_mark_leads_to_its_file_and_a_reply_without_pictures_is_plain() -> None:
-    pictures = Pictures()
-    marks = [pictures.add(np.full((2, 2), value, np.uint8)) for value in range(12)]
-    assert pictures.file(marks[11]) == encode_png(np.full((2, 2), 11, np.uint8))
-    assert (
-        pictures.respond(Png(width=1, height=1, b64=None)).body
-        == Png(width=1, height=1, b64=None).model_dump_json().encode()
-    )
+@pytest.mark.parametrize("size", [5, 2**20])
+def test_a_picture_is_sent_as_it_is(size: int) -> None:
+    _, (file, picture) = drawn(9, size)
+    response = send_png(picture)
+    assert asyncio.run(sent(response)) == file
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["content-length"] == str(size)
+
+
+def test_a_reply_without_pictures_is_plain() -> None:
+    png = Png(width=1, height=1, b64=None)
+    assert ReplyPictures().respond(png).body == png.model_dump_json().encode()

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from testing.pictures import encoded, photograph
+from testing.serving import Service, log_line, serving
 from tests.api.asking import JPEG
-from tests.api.serving import Service, log_line, serving
-from tests.imaging.pictures import encoded, photograph
 
 IMAGE = encoded(photograph("rocket"), "JPEG")
 # A minute of work for two processors; the second at a layer that nobody has used before.
@@ -32,7 +32,6 @@ Call = asyncio.Task[httpx.Response]
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that takes requests for an hour."""
     with serving(tmp_path_factory.mktemp("patient"), timeout_s=3600) as running:
-        running.wait_until_ready()
         yield running
 
 

@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
+from testing.serving import ROOT, Service
 from tests.api.asking import ask, pixels, values
-from tests.api.serving import ROOT, Service
 
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 NETWORK = "tf_efficientnet_lite0"
@@ -88,7 +88,7 @@ def test_kserve_is_told_which_instance_is_no_picture(kserve: dict[str, Any]) -> 
 
 
 def test_both_clients_are_told_where_to_post_pictures_instead(kserve: dict[str, Any], triton: dict[str, Any]) -> None:
-    message = f"inference on tensors is not offered: POST /v1/models/{NETWORK}:predict takes pictures"
+    message = f"inference on tensors is not supported: send pictures to POST /v1/models/{NETWORK}:predict"
     assert kserve["second_version"]["infer"].startswith(f"501 {message}")
     assert triton["infer"] == ["501", message]
 

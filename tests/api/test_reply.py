@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 
 from app.cam.methods import METHODS
 from app.cam.utilities import UTILITIES
+from testing.pictures import encoded, photograph, rgb
 from tests.api.asking import ask, ask_one, pixels, values
-from tests.imaging.pictures import encoded, photograph, rgb
 
 CATS = {"tabby", "tiger cat", "Egyptian cat"}
 HEAD = ["model", "layer", "layer_path", "method", "utility", "device", "weights", "image", "view", "predictions"]

@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.api import limits
 from app.api.limits import BodyLimit
 from app.errors import Timeout
-from app.runtime.budget import Held
+from app.runtime.budget import BodyMemory
 
 PIECE = {"type": "http.request", "body": b"x", "more_body": True}
 LAST = {"type": "http.request", "body": b"x", "more_body": False}
@@ -28,7 +28,7 @@ async def nothing(_message: Message) -> None:
     pass
 
 
-def feed(held: Held, limit_s: float, pieces: Callable[[int], tuple[float, Message]]) -> None:
+def feed(memory: BodyMemory, limit_s: float, pieces: Callable[[int], tuple[float, Message]]) -> None:
     """Runs a request whose n-th piece comes after a pause."""
 
     async def run() -> None:
@@ -41,29 +41,29 @@ def feed(held: Held, limit_s: float, pieces: Callable[[int], tuple[float, Messag
             await asyncio.sleep(pause_s)
             return message
 
-        await BodyLimit(read_all, max_bytes=2**20, held=held, limit_s=limit_s)(scope(1000), receive, nothing)
+        await BodyLimit(read_all, max_bytes=2**20, memory=memory, limit_s=limit_s)(scope(1000), receive, nothing)
 
     asyncio.run(run())
 
 
 def test_a_body_that_pauses_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_PAUSE_S", 0.05)
-    held = Held(2**20)
+    monkeypatch.setattr(limits, "_MAX_PAUSE_S", 0.05)
+    memory = BodyMemory(2**20)
     with pytest.raises(Timeout) as raised:
-        feed(held, 60, lambda count: (0.0 if count < 3 else 3600.0, PIECE))
+        feed(memory, 60, lambda count: (0.0 if count < 3 else 3600.0, PIECE))
     assert raised.value.detail["field"] == "body"
     assert raised.value.headers["Connection"] == "close", "what is left of it would come as the next request"
-    assert held.bytes == 0
+    assert memory.bytes == 0
 
 
 def test_a_body_that_trickles_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_PAUSE_S", 60)
-    held = Held(2**20)
+    monkeypatch.setattr(limits, "_MAX_PAUSE_S", 60)
+    memory = BodyMemory(2**20)
     with pytest.raises(Timeout):
-        feed(held, 0.1, lambda _count: (0.01, PIECE))
-    assert held.bytes == 0
+        feed(memory, 0.1, lambda _count: (0.01, PIECE))
+    assert memory.bytes == 0
 
 
 def test_a_steady_body_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_PAUSE_S", 30)
-    feed(Held(2**20), 60, lambda count: (0.001, PIECE if count < 20 else LAST))
+    monkeypatch.setattr(limits, "_MAX_PAUSE_S", 30)
+    feed(BodyMemory(2**20), 60, lambda count: (0.001, PIECE if count < 20 else LAST))

@@ -3,15 +3,14 @@
 import asyncio
 from pathlib import Path
 
-from benchmarks.mixed import call_all
-from tests.api.serving import serving
+from testing.load import call_all
+from testing.serving import serving
 
 COUNT, LONG = 400, 2
 
 
 def test_mixed_requests_are_answered_as_each_is_alone(tmp_path: Path) -> None:
     with serving(tmp_path, timeout_s=600) as service:
-        service.wait_until_ready()
         report = asyncio.run(call_all(service, COUNT, LONG))
         log = service.log.read_text()
     assert report.faults == []

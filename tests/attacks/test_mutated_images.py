@@ -6,12 +6,12 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from app.errors import ImageError
 from app.imaging.decode import open_image
-from app.imaging.errors import ImagingError
-from app.imaging.reading import Order, read_image
+from app.imaging.picture import pixels_of
+from app.imaging.reading import DecodeSpec, read_image
 from service_models.spec import Preprocessing
-from tests.api.serving import Service
-from tests.attacks.containers import (
+from testing.attacks.containers import (
     join_boxes,
     join_jpeg,
     join_plain,
@@ -23,12 +23,13 @@ from tests.attacks.containers import (
     split_png,
     split_riff,
 )
-from tests.attacks.images import GoodRequest, Mutant, Tally, mutants, post
-from tests.attacks.seeds import SIZE_PX, format_of, sound_files
-from tests.attacks.watching import broken_decoders, tracebacks
-from tests.imaging.pictures import MAX_PIXELS
+from testing.attacks.images import GoodRequest, Mutant, Tally, mutants, post
+from testing.attacks.seeds import SIZE_PX, format_of, sound_files
+from testing.pictures import MAX_PIXELS
+from testing.serving import Service
+from testing.watching import broken_decoders, tracebacks
 
-ORDER = Order.of(Preprocessing(), "crop", 256)
+DECODE_SPEC = DecodeSpec.of(Preprocessing(), "crop", 256)
 CONTAINERS = {
     "JPEG": (split_jpeg, join_jpeg),
     "PNG": (split_png, join_png),
@@ -46,7 +47,7 @@ ATTACK = settings(
 def test_the_files_that_are_mutated_are_sound(name: str) -> None:
     data = sound_files()[name]
     file_format = name.split()[0]
-    read = read_image(open_image(data, MAX_PIXELS), ORDER)
+    read = read_image(open_image(data, MAX_PIXELS), DECODE_SPEC)
     assert read.format == file_format == format_of(data)
     assert {read.width, read.height} == set(SIZE_PX)
     if file_format in CONTAINERS:
@@ -60,12 +61,12 @@ def test_the_files_that_are_mutated_are_sound(name: str) -> None:
 def test_the_reader_makes_a_picture_of_a_mutant_or_an_error_of_ours(mutant: Mutant) -> None:
     message = ""
     try:
-        read = read_image(open_image(mutant.data, MAX_PIXELS), ORDER)
-    except ImagingError as error:
+        read = read_image(open_image(mutant.data, MAX_PIXELS), DECODE_SPEC)
+    except ImageError as error:
         message = str(error)
     else:
-        assert read.view.mode == "RGB"
-        assert read.view.size == (224, 224)
+        pixels = pixels_of(read.view, DECODE_SPEC, is_deep=read.depth is not None)
+        assert pixels.shape == (224, 224, 3)
         assert read.base is not None
         assert max(read.base.size) <= 256
     assert not any(word in message for word in ("PIL", "BytesIO", "0x", "/"))

@@ -5,13 +5,13 @@ import struct
 import subprocess
 from contextlib import ExitStack
 
-from app.imaging.messages import LENGTH, describe_order, pack, unpack
-from app.imaging.reading import Order
-from app.runtime.decoder import CHILD
+from app.imaging.messages import LENGTH, decode_message, pack, unpack
+from app.imaging.reading import DecodeSpec
+from app.runtime.image_process import CHILD
 from service_models.spec import Preprocessing
-from tests.attacks.seeds import sound_files
+from testing.attacks.seeds import sound_files
 
-ORDER = Order.of(Preprocessing(), "crop", 256)
+DECODE_SPEC = DecodeSpec.of(Preprocessing())
 
 
 def with_a_tag_that_libtiff_complains_about(data: bytes) -> bytes:
@@ -38,7 +38,7 @@ def said_by_child(data: bytes) -> tuple[dict[str, object], bytes]:
             return unpack(stream.read(LENGTH.unpack(stream.read(LENGTH.size))[0]))
 
         assert receive() == {"ready": True}
-        stream.write(pack(describe_order(ORDER, len(data), 20.0)) + data + pack({"go": True}))
+        stream.write(pack(decode_message(DECODE_SPEC, len(data), 20.0)) + data + pack({"go": True, "limit_s": 5.0}))
         stream.flush()
         answer = receive()
         if "error" not in answer:

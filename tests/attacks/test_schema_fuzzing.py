@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.api.serving import Service, serving
-from tests.attacks.schemas import Findings, enabled_checks, fuzz
-from tests.attacks.watching import broken_decoders, tracebacks
+from testing.attacks.schemas import Findings, enabled_checks, fuzz
+from testing.serving import Service, serving
+from testing.watching import broken_decoders, tracebacks
 
 KEY = "of-the-one-who-attacks-0123456789"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -27,14 +27,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     keys.write_text(f"attacker: {KEY}\n")
     keys.chmod(0o600)
     with serving(folder, timeout_s=30, api_keys_file=keys) as running:
-        wait_until_ready(running)
+        assert httpx.get(f"{running.url}/v1/models").status_code == 401
+        assert httpx.get(f"{running.url}/v1/models", headers=HEADERS).status_code == 200
         yield running
-
-
-def wait_until_ready(service: Service) -> None:
-    service.wait_until_ready()
-    assert httpx.get(f"{service.url}/v1/models").status_code == 401
-    assert httpx.get(f"{service.url}/v1/models", headers=HEADERS).status_code == 200
 
 
 def check(findings: Findings, service: Service) -> None:

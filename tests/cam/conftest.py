@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from app.cam.split import SplitNetwork
 from app.cam.splitting import split_network
-from service_models import Network, load_network, make_lively, resolve
-from service_models.lively import structured_images
+from service_models import Network, calibrate_random_weights, load_network, resolve
+from service_models.calibration import structured_images
 from tests.cam.one_image import EMBEDDED, SIZE, Case, predicted
 
 SWIN = {"img_size": SIZE, "embed_dim": 16, "depths": (1, 1, 1, 2), "num_heads": (1, 2, 4, 8)}
@@ -38,7 +38,9 @@ def networks() -> dict[str, nn.Module]:
         "efficientnet": timm.create_model("test_efficientnet", num_classes=10),
         "swin": timm.create_model("swin_tiny_patch4_window7_224", num_classes=10, **SWIN),
     }
-    return {name: make_lively(model, 0, SIZE).double().requires_grad_(False) for name, model in models.items()}
+    return {
+        name: calibrate_random_weights(model, 0, SIZE).double().requires_grad_(False) for name, model in models.items()
+    }
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from app.cam.split import SplitNetwork, State
+from app.cam.split import SplitNetwork
 from app.cam.splitting import split_network
+from app.cam.state import SplitState
 
 GRID = 3
 
@@ -60,7 +61,7 @@ def linear_head(channels: int = 4, classes: int = 3) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * GRID**2, classes))
 
 
-def split_tiny(head: nn.Module, seed: int = 0, channels: int = 4) -> tuple[SplitNetwork, State]:
+def split_tiny(head: nn.Module, seed: int = 0, channels: int = 4) -> tuple[SplitNetwork, SplitState]:
     """A tiny network in float64, split at its features, and the state of two images."""
     torch.manual_seed(seed)
     model = Tiny(head, channels).double().eval().requires_grad_(False)
@@ -69,7 +70,9 @@ def split_tiny(head: nn.Module, seed: int = 0, channels: int = 4) -> tuple[Split
     return split, split.trunk(images)
 
 
-def shapley_values(split: SplitNetwork, state: State, utility: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def shapley_values(
+    split: SplitNetwork, state: SplitState, utility: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Shapley values of the players of a one-row state by enumeration of all coalitions, and U(A) - U(0)."""
     height, width = state.activations.shape[2:]
     players = height * width

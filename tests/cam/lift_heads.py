@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.cam.split import SplitNetwork, State
+from app.cam.split import SplitNetwork
+from app.cam.state import SplitState
 from app.cam.utilities import UTILITIES
 from tests.cam.games import GRID
 
@@ -18,11 +19,11 @@ def utility_of(name: str, target: int = CLASS) -> Function:
     return lambda logits: UTILITIES[name].of(logits, torch.full((len(logits),), target))
 
 
-def available(split: SplitNetwork, state: State, utility: Function) -> Tensor:
+def available(split: SplitNetwork, state: SplitState, utility: Function) -> Tensor:
     """U(A) - U(0), in float64."""
     with torch.no_grad():
-        silent = split.head(state.with_activations(torch.zeros_like(state.activations)))
-        return utility(split.head(state).double()) - utility(silent.double())
+        empty_logits = split.head(state.with_activations(torch.zeros_like(state.activations)))
+        return utility(split.head(state).double()) - utility(empty_logits.double())
 
 
 class Apply(nn.Module):

@@ -38,13 +38,13 @@ def gradcam_attribution(kind: Peer, model: nn.Module, path: str, image: Tensor, 
     """The `grad-cam` package's map of one image before its ReLU and scaling, (grid_height, grid_width)."""
     found: list[Tensor] = []
 
-    class Capturing(kind):  # type: ignore[misc, valid-type]
+    class CapturingImage(kind):  # type: ignore[misc, valid-type]
         def get_cam_image(self, *args, **kwargs):
             attribution = super().get_cam_image(*args, **kwargs)
             found.append(torch.from_numpy(attribution[0]))
             return attribution
 
-    with as_the_peer_needs_it(model), Capturing(model, [model.get_submodule(path)]) as cam:
+    with as_the_peer_needs_it(model, path), CapturingImage(model, [model.get_submodule(path)]) as cam:
         cam(image[None], [target])
     return found[0]
 
@@ -62,15 +62,15 @@ def gradcam_heatmap(
     """The `grad-cam` package's heatmap of one image."""
     found: list[Tensor] = []
 
-    class Capturing(kind):  # type: ignore[misc, valid-type]
+    class CapturingLayers(kind):  # type: ignore[misc, valid-type]
         def compute_cam_per_layer(self, *args):
             maps = super().compute_cam_per_layer(*args)
             found[:] = [torch.from_numpy(one[0, 0]) for one in maps]
             return maps
 
     with (
-        as_the_peer_needs_it(model),
-        Capturing(model, [model.get_submodule(path) for path in paths]) as cam,
+        as_the_peer_needs_it(model, *paths),
+        CapturingLayers(model, [model.get_submodule(path) for path in paths]) as cam,
     ):
         heatmap = torch.from_numpy(cam(image[None], [target], aug_smooth=aug_smooth)[0])
     return Laid(heatmap, found)
@@ -78,7 +78,7 @@ def gradcam_heatmap(
 
 def torchcam_scorecam(model: nn.Module, path: str, image: Tensor, target: Target) -> Tensor:
     """The `torchcam` package's ScoreCAM of one image after its ReLU, (grid_height, grid_width)."""
-    with as_the_peer_needs_it(model), torchcam.methods.ScoreCAM(model, path) as extractor, torch.no_grad():
+    with as_the_peer_needs_it(model, path), torchcam.methods.ScoreCAM(model, path) as extractor, torch.no_grad():
         scores = model(image[None])
         (found,) = extractor(scores=scores, normalized=False, targets=target)
     return found[0]
@@ -134,13 +134,13 @@ def without_channels(
     ablated = []
     for channels in torch.arange(activations[0].shape[axis]).split(_ROWS):
 
-        def silence(output: Tensor, silent: Tensor = channels) -> Tensor:
+        def zero_channels(output: Tensor, chosen: Tensor = channels) -> Tensor:
             output = output.clone()
-            for row, channel in zip(output, silent, strict=True):
+            for row, channel in zip(output, chosen, strict=True):
                 row.select(axis, int(channel)).zero_()
             return output
 
-        ablated.append(_run(model, path, image.expand(len(channels), -1, -1, -1), silence)[1])
+        ablated.append(_run(model, path, image.expand(len(channels), -1, -1, -1), zero_channels)[1])
     return channels_first(activations[0], channels_last), logits, torch.cat(ablated)
 
 
@@ -166,7 +166,7 @@ def smoothed_by_hand(
     alone = []
     for mirrored, factor in VIEWS[smooth]:
         view = (image.flip(2) if mirrored else image) * factor
-        alone.append(explain(split, view[None], [replace(question, image=0)], metrics=False).explanations[0])
+        alone.append(explain(split, view[None], [replace(question, image_index=0)], metrics=False).explanations[0])
     mirrors = [mirrored for mirrored, _factor in VIEWS[smooth]]
     attribution, heatmap = (
         sum(view.flip(1) if mirrored else view for view, mirrored in zip(maps, mirrors, strict=True)) / len(alone)

@@ -13,7 +13,7 @@ from app.cam.split import SplitNetwork
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
 from service_models import Preprocessing
-from tests.cam.photographs import photographs
+from testing.photographs import photographs
 
 # Not square, so that rows and columns cannot pass for each other.
 SIZE = (64, 96)

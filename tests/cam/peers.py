@@ -1,11 +1,9 @@
 """Signed attributions of the `grad-cam` package, one image at a time.
 
-Run as a program in a child process: the package leaks a whole graph for each ShapleyCAM.
-`python -m tests.cam.peers JOB.json` reads a job and writes the arrays that it names.
+To be run in a child process: the package leaks a whole graph for each ShapleyCAM.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,15 +45,24 @@ def channels_last_to_first(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def as_the_peer_needs_it(model: nn.Module) -> Iterator[None]:
-    """No ReLU in place (it would overwrite what the package captured), no fused attention (no HVP through it)."""
+def as_the_peer_needs_it(model: nn.Module, *paths: str) -> Iterator[None]:
+    """No ReLU in place (it would overwrite what the package captured), no fused attention (no HVP through it).
+
+    The package differentiates by every parameter that wants it, second derivatives included: only those of the layers
+    at these paths do where each has some, and all otherwise.
+    """
     changed: list[tuple[nn.Module, str, Any]] = []
     for module in model.modules():
         for name in ("inplace", "fused_attn"):
             if getattr(module, name, False) is True:
                 changed.append((module, name, True))
                 setattr(module, name, False)
-    model.requires_grad_(True)
+    layers = [model.get_submodule(path) for path in paths]
+    # The classifier too: where nothing but it follows, the gradient is a constant of the activations, and the package
+    # differentiates it all the same.
+    classifier = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1:]
+    for module in [*layers, *classifier] if all(list(layer.parameters()) for layer in layers) else [model]:
+        module.requires_grad_(True)
     try:
         yield
     finally:
@@ -81,7 +88,7 @@ def peer_attribution(network: Network, path: str, method: str, utility: str, ima
 
     is_swin = network.name.startswith("swin")
     with (
-        as_the_peer_needs_it(network.model),
+        as_the_peer_needs_it(network.model, path),
         Capturing(
             network.model,
             [network.model.get_submodule(path)],
@@ -102,7 +109,7 @@ def our_attribution(
 
 
 def main(job_path: str) -> None:
-    """Compares every cell of a job; writes the relative differences (max norm) and HVP norms as JSON."""
+    """Compares every cell of a job in JSON; writes the relative differences (max norm) and HVP norms as JSON."""
     job = json.loads(Path(job_path).read_text())
     config = read_config(Path(job["config"])) if job["config"] else {}
     network = load_network(resolve(job["network"], config), torch.device("cpu"), None)
@@ -120,7 +127,3 @@ def main(job_path: str) -> None:
                     difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
                     cells.append([layer, method, utility, number, difference, norm])
     Path(job["result"]).write_text(json.dumps(cells))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -9,9 +9,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from app.cam.heads import HeadStructure
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
-from service_models import CATALOGUE, Network, make_lively
+from service_models import CATALOGUE, Network, calibrate_random_weights
 from tests.cam.masking_peers import TARGETS, ablationcam, gradcam_attribution, without_channels
 from tests.cam.one_image import EMBEDDED, SIZE, Case, attributions, close, explained, photograph
 
@@ -65,7 +66,9 @@ def catalogued(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     name = request.param
     if name == EMBEDDED:
         return name, request.getfixturevalue("embedded").model
-    model = make_lively(vgg16() if name == "vgg16" else getattr(torchvision.models, name)(num_classes=10), 0, SIZE)
+    model = calibrate_random_weights(
+        vgg16() if name == "vgg16" else getattr(torchvision.models, name)(num_classes=10), 0, SIZE
+    )
     return name, model.double().requires_grad_(False)
 
 
@@ -75,10 +78,9 @@ def test_the_short_cut_of_ablationcam_equals_the_general_route(
 ) -> None:
     name, model = catalogued
     split = split_network(model, (CATALOGUE[name].layers or {})[layer], SIZE)
-    assert split.channelwise == (name != "vgg16")
+    assert split.structure.channelwise == (name != "vgg16")
     short = attributions(split, images[0], "ablationcam", 3)
-    split.channelwise = False
-    general = attributions(split, images[0], "ablationcam", 3)
+    general = attributions(split.with_structure(HeadStructure()), images[0], "ablationcam", 3)
 
     state = split.trunk(images[:1])
     ablated = []

@@ -17,9 +17,9 @@ from app.cam.split import GraphSplit
 from app.cam.splitting import split_network
 from app.cam.trunks import Trunk
 from app.cam.utilities import UTILITIES
-from service_models import load_network, make_lively, resolve
-from service_models.lively import structured_images
-from tests.cam.photographs import photographs
+from service_models import calibrate_random_weights, load_network, resolve
+from service_models.calibration import structured_images
+from testing.photographs import photographs
 
 SIZE = (64, 64)
 IMAGES = structured_images(3, SIZE, torch.Generator().manual_seed(1))
@@ -27,7 +27,7 @@ IMAGES = structured_images(3, SIZE, torch.Generator().manual_seed(1))
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    return make_lively(torchvision.models.resnet18(num_classes=10), 0, SIZE).requires_grad_(False)
+    return calibrate_random_weights(torchvision.models.resnet18(num_classes=10), 0, SIZE).requires_grad_(False)
 
 
 @pytest.fixture

@@ -12,27 +12,29 @@ from torch import Tensor, nn
 
 from app.cam.engine import explain
 from app.cam.errors import MethodError
-from app.cam.game import Effort
 from app.cam.methods import METHODS
 from app.cam.questions import Explanation, Question
 from app.cam.split import SplitNetwork
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
+from app.cam.work import SamplingOptions
 from service_models import CATALOGUE, Network, Preprocessing, Random, load_network
-from tests.cam.photographs import photographs
+from testing.photographs import photographs
 
 # Small, for the largest networks' sake, and not square; every grid still has too many players to enumerate.
 VIEW = Preprocessing(input_size=(96, 160), resize_size=160)
+# For what passes the whole network once a channel.
+SMALL_VIEW = Preprocessing(input_size=(64, 96), resize_size=96)
 LAYERS = [(name, layer) for name, spec in CATALOGUE.items() for layer in spec.layers or {}]
 # A pass for each channel is affordable here.
 CHEAP = ("tf_efficientnet_lite0", "resnet18", "mobilenet_v2")
-# What silencing a layer may change about a logit. Random networks go up to thousands, where no quadrature meets the
-# one step on the way that decides the class.
+# How much a logit may change when the activations of a layer become zero. Random networks go up to thousands, where no
+# quadrature meets the one step on the way that decides the class.
 MOST_GAIN = 15.0
-PERMUTATIONS = dict(zip(UTILITIES, (2, 4, 6, 8), strict=True))
+PERMUTATIONS = {name: 2 * number for number, name in enumerate(UTILITIES, 1)}
 
 
-class Place(NamedTuple):
+class CatalogueLayer(NamedTuple):
     """A layer, and what the network makes of a photograph there.
 
     Attributes:
@@ -46,12 +48,12 @@ class Place(NamedTuple):
     way: Tensor
 
     def gains(self, utility: str, target: int) -> Tensor:
-        """What U gains on each part of the straight way from silence to the activations."""
+        """What U gains on each part of the straight way from zero to the activations."""
         return UTILITIES[utility].of(self.way, torch.full((len(self.way),), target)).diff()
 
     def explained(self, method: str, *utilities: str) -> list[Explanation]:
         questions = [
-            Question(0, METHODS[method], UTILITIES[name], effort=Effort(permutations=PERMUTATIONS[name]))
+            Question(0, METHODS[method], UTILITIES[name], sampling=SamplingOptions(permutations=PERMUTATIONS[name]))
             for name in utilities or UTILITIES
         ]
         return list(explain(self.split, self.image, questions, metrics=False).explanations)
@@ -69,22 +71,32 @@ def on_one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def places(request: pytest.FixtureRequest) -> Iterator[dict[str, Place]]:
+def places(request: pytest.FixtureRequest) -> Iterator[dict[str, CatalogueLayer]]:
     """The named layers of one network, which is gone before the next is loaded: the largest takes 800 MB."""
-    spec = replace(CATALOGUE[request.param], weights=Random(0), preprocessing=VIEW)
-    with on_one_thread():
-        found = places_of(load_network(spec, torch.device("cpu"), None))
+    found = places_of(request.param, VIEW)
     yield found
     found.clear()
     gc.collect()
 
 
-def places_of(network: Network) -> dict[str, Place]:
-    image = photographs(VIEW, ("chelsea.png",))
+@pytest.fixture(scope="module")
+def small_places(request: pytest.FixtureRequest) -> dict[str, CatalogueLayer]:
+    """Those of a network that is not large, on a small view."""
+    return places_of(request.param, SMALL_VIEW)
+
+
+def places_of(name: str, view: Preprocessing) -> dict[str, CatalogueLayer]:
+    spec = replace(CATALOGUE[name], weights=Random(0), preprocessing=view)
+    with on_one_thread():
+        return places_in(load_network(spec, torch.device("cpu"), None), view)
+
+
+def places_in(network: Network, view: Preprocessing) -> dict[str, CatalogueLayer]:
+    image = photographs(view, ("chelsea.png",))
     places = {}
     for layer in CATALOGUE[network.name].layers or {}:
-        split = split_network(network.model, network.layers[layer], VIEW.input_size)
-        places[layer] = Place(split, image, logits_on_the_way(split, image))
+        split = split_network(network.model, network.layers[layer], view.input_size)
+        places[layer] = CatalogueLayer(split, image, logits_on_the_way(split, image))
     gain = max(float((place.way[-1] - place.way[0]).abs().max()) for place in places.values())
     factor = min(1.0, MOST_GAIN / gain)
     classifier = [module for module in network.model.modules() if isinstance(module, nn.Linear)][-1]
@@ -100,12 +112,12 @@ def logits_on_the_way(split: SplitNetwork, image: Tensor) -> Tensor:
         return split.head(state.with_activations(scales * state.activations)).double()
 
 
-def assert_sound(place: Place, explanation: Explanation) -> None:
+def assert_sound(place: CatalogueLayer, explanation: Explanation) -> None:
     grid = place.split.grid
     assert explanation.attribution.shape == (grid.height, grid.width)
     assert explanation.attribution.isfinite().all()
     assert explanation.attribution.std() > 0
-    assert explanation.heatmap.shape == VIEW.input_size
+    assert explanation.heatmap.shape == place.image.shape[2:]
     assert explanation.heatmap.min() >= 0
     assert explanation.heatmap.max() <= 1
 
@@ -115,27 +127,27 @@ at_every_layer = pytest.mark.parametrize(("places", "layer"), LAYERS, indirect=[
 
 @at_every_layer
 @pytest.mark.parametrize("method", ["ablationcam", "fakecam"])
-def test_maps_are_finite_and_lie_on_the_grid(places: dict[str, Place], layer: str, method: str) -> None:
+def test_maps_are_finite_and_lie_on_the_grid(places: dict[str, CatalogueLayer], layer: str, method: str) -> None:
     for explanation in places[layer].explained(method):
         assert_sound(places[layer], explanation)
-        assert explanation.available is None
+        assert explanation.layers[0].available is None
 
 
 @at_every_layer
 @pytest.mark.parametrize(("method", "tolerance"), [("shapley-sampling", 1e-5), ("aumann-shapley", 0.02)])
 def test_values_sum_to_the_gain_of_the_utility(
-    places: dict[str, Place], layer: str, method: str, tolerance: float
+    places: dict[str, CatalogueLayer], layer: str, method: str, tolerance: float
 ) -> None:
-    """Relative to all that the utility gains and loses on the straight way from silence."""
+    """Relative to all that the utility gains and loses on the straight way from zero."""
     for explanation in places[layer].explained(method):
         assert_sound(places[layer], explanation)
         gains = places[layer].gains(explanation.question.utility.name, explanation.target_class)
-        assert explanation.available == pytest.approx(gains.sum().item(), abs=1e-4 * gains.abs().sum().item())
+        assert explanation.layers[0].available == pytest.approx(gains.sum().item(), abs=1e-4 * gains.abs().sum().item())
         assert abs(explanation.attribution.sum() - gains.sum()) <= tolerance * gains.abs().sum()
 
 
 @at_every_layer
-def test_contributions_are_found_unless_attention_follows(places: dict[str, Place], layer: str) -> None:
+def test_contributions_are_found_unless_attention_follows(places: dict[str, CatalogueLayer], layer: str) -> None:
     place = places[layer]
     if layer == "last_norm":
         with pytest.raises(MethodError, match="no rule for matmul"):
@@ -145,9 +157,10 @@ def test_contributions_are_found_unless_attention_follows(places: dict[str, Plac
         assert_sound(place, explanation)
 
 
-@pytest.mark.parametrize(("places", "layer"), [at for at in LAYERS if at[0] in CHEAP], indirect=["places"])
-def test_scorecam_is_finite_and_lies_on_the_grid(places: dict[str, Place], layer: str) -> None:
+@pytest.mark.parametrize(("small_places", "layer"), [at for at in LAYERS if at[0] in CHEAP], indirect=["small_places"])
+def test_scorecam_is_finite_and_lies_on_the_grid(small_places: dict[str, CatalogueLayer], layer: str) -> None:
+    place = small_places[layer]
     with on_one_thread():
-        (explanation,) = places[layer].explained("scorecam", "rest")
-    assert_sound(places[layer], explanation)
-    assert 1 < explanation.forward_passes <= 1 + places[layer].split.grid.channels
+        (explanation,) = place.explained("scorecam", "rest")
+    assert_sound(place, explanation)
+    assert 1 < explanation.forward_passes <= 1 + place.split.grid.channels

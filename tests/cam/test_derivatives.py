@@ -2,13 +2,14 @@
 
 import gc
 import resource
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.cam.derivatives import differentiate
+from app.cam.convolution import frozen_conv2d
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
 from tests.cam.games import PoolAndClassify, Quadratic, linear_head, smooth_head, split_tiny
@@ -24,14 +25,14 @@ def utility_of(name: str, target: int = 1):
 )
 def test_derivatives_equal_finite_differences(head, utility: str) -> None:
     split, state = split_tiny(head())
-    found = differentiate(split, state, utility_of(utility), second_order=True)
+    found = split.differentiate(state, utility_of(utility), second_order=True)
     assert found.hvp is not None
     generator = torch.Generator().manual_seed(3)
     step = 1e-5
 
     def gradient_at(activations: Tensor) -> Tensor:
         moved = state.with_activations(activations)
-        return differentiate(split, moved, utility_of(utility), second_order=False).gradients
+        return split.differentiate(moved, utility_of(utility), second_order=False).gradients
 
     def value_at(activations: Tensor) -> Tensor:
         return utility_of(utility)(split.head(state.with_activations(activations)))
@@ -47,7 +48,7 @@ def test_derivatives_equal_finite_differences(head, utility: str) -> None:
 @pytest.mark.parametrize("relu", [nn.Identity, nn.ReLU], ids=["linear", "piecewise linear"])
 def test_hvp_is_exactly_zero_for_a_linear_head_and_logit_utility(relu: type[nn.Module]) -> None:
     split, state = split_tiny(nn.Sequential(relu(), linear_head()))
-    found = differentiate(split, state, utility_of("pre-softmax"), second_order=True)
+    found = split.differentiate(state, utility_of("pre-softmax"), second_order=True)
     assert found.hvp is not None
     assert torch.count_nonzero(found.hvp) == 0
     assert torch.count_nonzero(found.gradients) > 0
@@ -55,7 +56,7 @@ def test_hvp_is_exactly_zero_for_a_linear_head_and_logit_utility(relu: type[nn.M
 
 def test_a_utility_that_ignores_the_activations_has_zero_derivatives() -> None:
     split, state = split_tiny(linear_head())
-    found = differentiate(split, state, lambda logits: logits.detach()[:, 0], second_order=True)
+    found = split.differentiate(state, lambda logits: logits.detach()[:, 0], second_order=True)
     assert found.hvp is not None
     assert torch.count_nonzero(found.gradients) == torch.count_nonzero(found.hvp) == 0
 
@@ -79,12 +80,12 @@ def test_hvp_through_fused_attention() -> None:
     model = model.double()
     split = split_network(model, "0", (4, 4))
     state = split.trunk(torch.randn(2, 3, 4, 4, dtype=torch.float64))
-    found = differentiate(split, state, utility_of("rest"), second_order=True)
+    found = split.differentiate(state, utility_of("rest"), second_order=True)
     assert found.hvp is not None
     step = 1e-5
     ends = [
-        differentiate(
-            split, state.with_activations(state.activations * s), utility_of("rest"), second_order=False
+        split.differentiate(
+            state.with_activations(state.activations * s), utility_of("rest"), second_order=False
         ).gradients
         for s in (1 + step, 1 - step)
     ]
@@ -100,7 +101,7 @@ def test_a_thousand_explanations_leave_nothing_behind() -> None:
 
     def explain(times: int) -> None:
         for _ in range(times):
-            differentiate(split, state, utility_of("rest"), second_order=True)
+            split.differentiate(state, utility_of("rest"), second_order=True)
 
     explain(50)
     gc.collect()
@@ -112,3 +113,21 @@ def test_a_thousand_explanations_leave_nothing_behind() -> None:
     finally:
         gc.enable()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_kib < 20 * 1024
+
+
+@pytest.mark.parametrize(
+    ("groups", "stride", "padding", "dilation"), [(1, 1, 1, 1), (4, 2, 1, 1), (2, (1, 2), (2, 1), 2), (4, 1, "same", 1)]
+)
+def test_convolutions_by_frozen_weights_have_torchs_two_derivatives(
+    groups: int, stride: Any, padding: Any, dilation: int
+) -> None:
+    weight = torch.randn(8, 4 // groups, 3, 3, dtype=torch.float64)
+    bias, maps = torch.randn(8, dtype=torch.float64), torch.randn(2, 4, 9, 9, dtype=torch.float64, requires_grad=True)
+    found = []
+    for convolve in (torch.nn.functional.conv2d, frozen_conv2d):
+        value = convolve(maps, weight, bias, stride, padding, dilation, groups).tanh().pow(2).sum()
+        (gradient,) = torch.autograd.grad(value, maps, create_graph=True)
+        (hvp,) = torch.autograd.grad(gradient, maps, maps.detach())
+        found.append((value, gradient, hvp))
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

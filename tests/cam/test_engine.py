@@ -1,6 +1,8 @@
 """Whole explanations: batches, several targets, the number of passes, randomness, warnings."""
 
+from copy import deepcopy
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
@@ -10,24 +12,25 @@ from torch.overrides import TorchFunctionMode
 
 from app.cam.engine import explain
 from app.cam.errors import MethodError, TargetError
-from app.cam.game import Effort
 from app.cam.heatmap import heatmap
 from app.cam.methods import METHODS
 from app.cam.metrics import compute_metrics
 from app.cam.questions import Explanation, Question, image_seed
-from app.cam.split import HookSplit, SplitNetwork, State
+from app.cam.split import HookSplit, SplitNetwork
 from app.cam.splitting import split_network
+from app.cam.state import SplitState
 from app.cam.utilities import UTILITIES
+from app.cam.work import SamplingOptions
 
 SIZE = (64, 64)
 REST = UTILITIES["rest"]
 # Of the games at `layer2`, whose 64 players no closed form helps, a few permutations are enough to compare.
-SMALL = Effort(permutations=4, nodes=2)
+SMALL = SamplingOptions(permutations=4, nodes=2)
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    """Small, with batch norm, skip connections and a curved head; lively enough that nothing is trivial."""
+    """Small, with batch norm, skip connections and a curved head; its random weights make nothing trivial."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None, num_classes=10)
     model.train()
@@ -48,41 +51,52 @@ def images() -> Tensor:
     return torch.randn(4, 3, *SIZE, generator=torch.Generator().manual_seed(9))
 
 
+@pytest.fixture(scope="module")
+def exact_split(split: SplitNetwork, network: nn.Module) -> SplitNetwork:
+    """The same in double precision: rounding flips no ReLU, so that equal formulas agree on every processor."""
+    return split_network(deepcopy(network).double(), split.layer, SIZE)
+
+
 def same(one: Explanation, other: Explanation) -> None:
-    # XGrad-CAM divides by channel sums near zero: rounding alone moves it by per cents.
-    tolerance = 5e-2 if one.question.method.name == "xgradcam" else 2e-4
+    tolerance = 1e-6
     assert one.target_class == other.target_class
     scale = other.attribution.abs().max()
     assert (one.attribution - other.attribution).abs().max() <= tolerance * scale
-    assert one.utility_value == pytest.approx(other.utility_value, rel=1e-4, abs=1e-4)
+    assert one.utility_value == pytest.approx(other.utility_value, rel=1e-6, abs=1e-6)
     assert (one.hvp_norm is None) == (other.hvp_norm is None)
-    assert one.hvp_norm is None or one.hvp_norm == pytest.approx(other.hvp_norm, rel=1e-3)
-    assert (one.available is None) == (other.available is None)
-    assert one.available is None or one.available == pytest.approx(other.available, rel=1e-3, abs=1e-3)
+    assert one.hvp_norm is None or one.hvp_norm == pytest.approx(other.hvp_norm, rel=1e-6)
+    assert (one.layers[0].available is None) == (other.layers[0].available is None)
+    assert one.layers[0].available is None or one.layers[0].available == pytest.approx(
+        other.layers[0].available, rel=1e-6, abs=1e-6
+    )
     assert (one.metrics is None) == (other.metrics is None)
     for name, value in (one.metrics or {}).items():
-        if name not in {"coherency", "adcc"} or tolerance < 1e-2:
-            assert value == pytest.approx((other.metrics or {})[name], abs=0.1), name
+        assert value == pytest.approx((other.metrics or {})[name], abs=1e-4, nan_ok=True), name
     assert one.warnings == other.warnings
 
 
-def test_explanations_of_a_batch_equal_those_of_its_images_one_by_one(split: SplitNetwork, images: Tensor) -> None:
+def test_explanations_of_a_batch_equal_those_of_its_images_one_by_one(
+    exact_split: SplitNetwork, images: Tensor
+) -> None:
     """Methods, utilities and targets differ inside the batch."""
     names = [name for name in METHODS if name not in {"cam", "scorecam"}]
     questions = [
-        Question(n % 4, METHODS[name], utility, target, seed=n % 4, effort=SMALL)
+        Question(n % 4, METHODS[name], utility, target, seed=n % 4, sampling=SMALL)
         for n, (name, utility, target) in enumerate(
             (name, utility, target)
             for name in names
-            for utility, target in zip(UTILITIES.values(), ("predicted", 3, "least-likely", 0), strict=True)
+            for utility, target in zip(UTILITIES.values(), cycle(("predicted", 3, "least-likely", 0)), strict=False)
         )
     ]
-    together = explain(split, images, questions)
+    if exact_split.layer == "layer2":  # whose head takes long: one utility of each method
+        questions = [questions[4 * n + n % 4] for n in range(len(questions) // 4)]
+    images = images.double()
+    together = explain(exact_split, images, questions)
     for question, explanation in zip(questions, together.explanations, strict=True):
-        alone = replace(question, image=0)
-        single = explain(split, images[question.image : question.image + 1], [alone])
+        alone = replace(question, image_index=0)
+        single = explain(exact_split, images[question.image_index : question.image_index + 1], [alone])
         same(explanation, single.explanations[0])
-        torch.testing.assert_close(together.logits[question.image], single.logits[0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(together.logits[question.image_index], single.logits[0], rtol=1e-9, atol=1e-9)
 
 
 class Counting(SplitNetwork):
@@ -91,14 +105,14 @@ class Counting(SplitNetwork):
     def __init__(self, inner: SplitNetwork) -> None:
         self.inner, self.passes = inner, []
         self.layer, self.calls, self.grid = inner.layer, inner.calls, inner.grid
-        for name in ("classifier", "pools", "additive", "channelwise", "whole_head"):
+        for name in ("structure", "whole_head"):
             setattr(self, name, getattr(inner, name))
 
-    def trunk(self, images: Tensor) -> State:
+    def trunk(self, images: Tensor) -> SplitState:
         self.passes.append(len(images))
         return self.inner.trunk(images)
 
-    def head(self, state: State, mode: TorchFunctionMode | None = None) -> Tensor:
+    def head(self, state: SplitState, mode: TorchFunctionMode | None = None) -> Tensor:
         return self.inner.head(state, mode)
 
     def _run_trunk(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -123,7 +137,7 @@ def test_all_targets_share_one_pass_and_all_figures_one_batch(
 def test_metrics_equal_those_of_separate_passes(
     split: SplitNetwork, network: nn.Module, images: Tensor, method: str
 ) -> None:
-    question = Question(0, METHODS[method], REST, 4, seed=11, effort=SMALL)
+    question = Question(0, METHODS[method], REST, 4, seed=11, sampling=SMALL)
     (found,) = explain(split, images[:1], [question]).explanations
     explained = images[:1] * found.heatmap
     deleted = images[:1] * (1 - found.heatmap)
@@ -155,7 +169,7 @@ def test_all_methods_about_one_class_share_its_derivatives(
     questions = [Question(0, METHODS[name], REST, target) for target in (1, 2, 3) for name in names]
     explain(split, images[:1], questions, metrics=False)
     # A row a class for the derivatives, and one for the empty coalition: not one a question.
-    assert len(questions) == 27
+    assert len(questions) >= 27
     assert sum(rows) <= 6
 
 
@@ -163,18 +177,19 @@ def test_all_methods_about_one_class_share_its_derivatives(
 def test_work_can_be_abandoned(split: SplitNetwork, images: Tensor, name: str) -> None:
     calls = 0
 
-    class Abandoned(Exception):
+    class CheckpointRaised(Exception):
         pass
 
-    def pause() -> None:
+    def checkpoint() -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
-            raise Abandoned
+            raise CheckpointRaised
 
-    question = Question(0, METHODS[name], REST, effort=Effort(permutations=2048))
-    with pytest.raises(Abandoned):
-        explain(split, images.repeat(9, 1, 1, 1), [replace(question, image=n) for n in range(36)], pause=pause)
+    question = Question(0, METHODS[name], REST, sampling=SamplingOptions(permutations=2048))
+    questions = [replace(question, image_index=n) for n in range(36)]
+    with pytest.raises(CheckpointRaised):
+        explain(split, images.repeat(9, 1, 1, 1), questions, checkpoint=checkpoint)
     (found,) = explain(split, images[:1], [Question(0, METHODS["gradcam"], REST)]).explanations
     assert found.metrics is not None
 
@@ -184,7 +199,7 @@ def test_targets_mean_what_they_say(split: SplitNetwork, images: Tensor) -> None
     questions = [Question(n, METHODS["gradcam"], REST, t) for n in range(4) for t in targets]
     found = explain(split, images, questions, metrics=False)
     for explanation in found.explanations:
-        logits = found.logits[explanation.question.image]
+        logits = found.logits[explanation.question.image_index]
         wanted = {"predicted": logits.argmax().item(), "least-likely": logits.argmin().item(), 7: 7}
         assert explanation.target_class == wanted[explanation.question.target]
 
@@ -210,11 +225,11 @@ def test_efficiency_closes_for_a_linear_utility_before_pooling(network: nn.Modul
         (found,) = explain(
             split, images[:1], [Question(0, METHODS[method], UTILITIES["pre-softmax"])], metrics=False
         ).explanations
-        assert found.available is not None
-        assert found.attribution.sum().item() == pytest.approx(found.available, rel=1e-3)
+        assert found.layers[0].available is not None
+        assert found.attribution.sum().item() == pytest.approx(found.layers[0].available, rel=1e-3)
     for method in ("gradcam-e", "layercam", "gradcam++", "randomcam", "shapleycam-e"):
         (found,) = explain(split, images[:1], [Question(0, METHODS[method], REST)], metrics=False).explanations
-        assert found.available is None
+        assert found.layers[0].available is None
 
 
 def test_only_the_elementwise_methods_are_in_units_of_the_utility_inside_a_block(
@@ -223,7 +238,7 @@ def test_only_the_elementwise_methods_are_in_units_of_the_utility_inside_a_block
     split = split_network(network, "layer4.1.conv2", SIZE)
     questions = [Question(0, METHODS[name], REST) for name in ("hirescam", "shapleycam-h", "gradcam", "shapleycam")]
     found = explain(split, images[:1], questions, metrics=False).explanations
-    assert [e.available is not None for e in found] == [True, True, False, False]
+    assert [e.layers[0].available is not None for e in found] == [True, True, False, False]
 
 
 def test_a_map_without_positive_evidence_is_zeros_and_says_so(images: Tensor) -> None:
@@ -272,13 +287,13 @@ def test_passes_are_counted_where_the_network_cannot_be_cut(network: nn.Module, 
         nonlocal started
         started += len(inputs[0])
 
-    question = Question(0, METHODS[name], REST, 3, effort=SMALL)
+    question = Question(0, METHODS[name], REST, 3, sampling=SMALL)
     handle = network.register_forward_pre_hook(count)
     try:
         (found,) = explain(hooks, images[:1], [question], metrics=False).explanations
     finally:
         handle.remove()
-    silent = 1 if METHODS[name].efficient == "always" else 0  # for U(0)
-    assert found.forward_passes == started - silent
+    empty_coalition = 1 if METHODS[name].efficient == "always" else 0  # for U(0)
+    assert found.forward_passes == started - empty_coalition
     (expected,) = explain(cut, images[:1], [question], metrics=False).explanations
     torch.testing.assert_close(found.attribution, expected.attribution, rtol=1e-3, atol=1e-3)

@@ -76,8 +76,8 @@ def test_the_reference_is_the_same_game_and_only_the_one_that_asks_gets_it() -> 
     found = explain(split, images, questions, metrics=False).explanations
     for start in range(0, len(found), 3):
         hirescam, gradcam, exact = found[start : start + 3]  # nine players: sampling enumerates
-        assert exact.available is not None
-        assert hirescam.fidelity == compare(hirescam.attribution, exact.attribution, exact.available)
+        assert exact.layers[0].available is not None
+        assert hirescam.fidelity == compare(hirescam.attribution, exact.attribution, exact.layers[0].available)
         assert gradcam.fidelity is None
         assert exact.fidelity is None
 

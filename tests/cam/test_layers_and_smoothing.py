@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from app.cam.engine import explain
-from app.cam.game import Effort
 from app.cam.methods import METHODS
 from app.cam.metrics import compute_metrics
 from app.cam.questions import Question
 from app.cam.split import SplitNetwork
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
-from service_models import Network, make_lively
-from service_models.lively import structured_images
+from app.cam.work import SamplingOptions
+from service_models import Network, calibrate_random_weights
+from service_models.calibration import structured_images
 from tests.cam.masking_peers import TARGETS, gradcam_heatmap, min_max, smoothed_by_hand
 from tests.cam.one_image import SIZE, close, explained, photograph, predicted
 
@@ -61,7 +61,7 @@ def test_several_layers_are_explained_as_each_alone(resnet: nn.Module, images: T
         alone = [explained(split, images[0], method, "rest", "predicted") for split in splits]
         for layer, one in zip(found.layers, alone, strict=True):
             close(layer.attribution, one.attribution, 1e-9)
-            assert layer.available == one.available
+            assert layer.available == one.layers[0].available
         assert found.forward_passes == sum(one.forward_passes for one in alone)
         norms = torch.tensor([one.hvp_norm or 0.0 for one in alone], dtype=torch.float64)
         assert (found.hvp_norm or 0.0) == pytest.approx(norms.norm().item(), rel=1e-9)
@@ -97,7 +97,7 @@ def test_smoothing_is_the_mean_over_views_mirrored_back(
     questions = [Question(n, METHODS[name], UTILITIES[utility], classes[n], seed=5) for n, name, utility in asked]
     found = explain(split, images, questions, metrics=False, smooth=smooth).explanations
     for one, question in zip(found, questions, strict=True):
-        attribution, heatmap, alone = smoothed_by_hand(split, images[question.image], question, smooth)
+        attribution, heatmap, alone = smoothed_by_hand(split, images[question.image_index], question, smooth)
         # XGrad-CAM divides by channel sums near zero.
         tolerance = 1e-5 if question.method.name == "xgradcam" else 1e-8
         close(one.attribution, attribution, tolerance)
@@ -105,13 +105,17 @@ def test_smoothing_is_the_mean_over_views_mirrored_back(
         assert one.forward_passes == sum(view.forward_passes for view in alone)
         assert one.utility_value == pytest.approx(alone[0].utility_value)
         assert one.hvp_norm == (None if alone[0].hvp_norm is None else pytest.approx(alone[0].hvp_norm))
-        if one.available is not None:
-            assert one.available == pytest.approx(sum(view.available or 0.0 for view in alone) / len(alone))
+        if one.layers[0].available is not None:
+            assert one.layers[0].available == pytest.approx(
+                sum(view.layers[0].available or 0.0 for view in alone) / len(alone)
+            )
 
 
 def test_errors_of_sampled_views_add_up_as_those_of_independent_draws(resnet: nn.Module, images: Tensor) -> None:
     split = split_network(resnet, "layer3", SIZE)
-    question = Question(0, METHODS["shapley-sampling"], UTILITIES["rest"], 4, seed=6, effort=Effort(permutations=8))
+    question = Question(
+        0, METHODS["shapley-sampling"], UTILITIES["rest"], 4, seed=6, sampling=SamplingOptions(permutations=8)
+    )
     (found,) = explain(split, images[:1], [question], metrics=False, smooth="flip").explanations
     # Views draw apart: the same draws would err alike.
     itself, mirrored = (
@@ -130,7 +134,7 @@ def symmetric_network(asymmetry: float) -> nn.Module:
         *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(4), nn.Conv2d(8, 12, 3, padding=1), nn.SiLU()),
         *(nn.Conv2d(12, 8, 3, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
     )
-    make_lively(model, 0, SIZE).double().requires_grad_(False)
+    calibrate_random_weights(model, 0, SIZE).double().requires_grad_(False)
     for module in model:
         if isinstance(module, nn.Conv2d):
             module.weight += (asymmetry - 1) / 2 * (module.weight - module.weight.flip(3))

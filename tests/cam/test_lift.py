@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from app.cam.heads import PooledLinearHead
 from app.cam.lift import contributions
 from app.cam.utilities import UTILITIES, values_of_rows
 from tests.cam.games import GRID, PoolAndClassify, smooth_head, split_tiny
@@ -71,7 +72,7 @@ IN_PLACE: dict[str, tuple[Function | nn.Module, Function | nn.Module]] = {
 def test_contributions_sum_to_the_gain_of_the_utility(name: str) -> None:
     split, state = split_tiny(head_with(ELEMENTWISE[name]))
     for utility in UTILITIES:
-        found = contributions(split, state, utility_of(utility))
+        found = split.lift_contributions(state, utility_of(utility))
         expected = available(split, state, utility_of(utility))
         torch.testing.assert_close(found.sum(dim=1), expected, rtol=1e-9, atol=1e-12)
         assert not found.requires_grad
@@ -83,7 +84,7 @@ def test_operations_in_place_contribute_as_those_that_are_not(name: str) -> None
     in_place, plain = IN_PLACE[name]
     split, state = split_tiny(head_with(in_place))
     before = state.activations.clone()
-    found = contributions(split, state, utility_of("rest"))
+    found = split.lift_contributions(state, utility_of("rest"))
     torch.testing.assert_close(state.activations, before, rtol=0, atol=0)
     expected = contributions(*split_tiny(head_with(plain)), utility_of("rest"))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
@@ -105,7 +106,7 @@ def test_what_is_overwritten_later_was_noted_before() -> None:
         return x.mul_(2).add_(gate)
 
     split, state = split_tiny(head_with(overwrite))
-    found = contributions(split, state, utility_of("rest"))
+    found = split.lift_contributions(state, utility_of("rest"))
     expected = contributions(*split_tiny(head_with(lambda x: 2 * x + x.sigmoid())), utility_of("rest"))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
@@ -140,7 +141,7 @@ def test_products_pools_and_linear_maps_close_the_sum(middle: nn.Module, utility
     size = 5 * (GRID if isinstance(middle, nn.MaxPool2d) else GRID - 1) ** 2
     head = nn.Sequential(nn.Conv2d(4, 5, 2), middle, nn.Flatten(), nn.Linear(size, 3))
     split, state = split_tiny(head)
-    found = contributions(split, state, utility_of(utility))
+    found = split.lift_contributions(state, utility_of(utility))
     expected = available(split, state, utility_of(utility))
     torch.testing.assert_close(found.sum(dim=1), expected, rtol=1e-9, atol=1e-12)
 
@@ -148,9 +149,8 @@ def test_products_pools_and_linear_maps_close_the_sum(middle: nn.Module, utility
 @pytest.mark.parametrize("utility", UTILITIES)
 def test_the_closed_form_equals_the_general_route(utility: str) -> None:
     split, state = split_tiny(PoolAndClassify())
-    assert split.classifier is not None
-    found = contributions(split, state, utility_of(utility))
-    split.classifier = None
+    assert split.structure.is_closed_form
+    found = split.lift_contributions(state, utility_of(utility))
     torch.testing.assert_close(found, contributions(split, state, utility_of(utility)), rtol=1e-10, atol=1e-13)
 
 
@@ -159,14 +159,15 @@ def test_the_closed_form_equals_the_general_route(utility: str) -> None:
 def test_the_line_through_a_sharp_softmax_is_integrated_to_rounding(size: float, utility: str) -> None:
     """A thousand classes of which another leads half way."""
     split, state = split_tiny(PoolAndClassify(classes=1000))
-    assert split.classifier is not None
+    assert isinstance(split.structure, PooledLinearHead)
+    classifier = split.structure.classifier
     with torch.no_grad():
-        split.classifier.bias[7] = size / 2
-        change = split.classifier(state.activations.mean(dim=(2, 3))) - split.classifier.bias
+        classifier.bias[7] = size / 2
+        change = classifier(state.activations.mean(dim=(2, 3))) - classifier.bias
         state = state.with_activations(state.activations * size / change.amax(dim=1)[:, None, None, None])
         targets = split.head(state).topk(2, dim=1).indices
     target = int(targets[0, 0]) if int(targets[0, 0]) != 7 else int(targets[0, 1])
-    found = contributions(split, state, utility_of(utility, target))
+    found = split.lift_contributions(state, utility_of(utility, target))
     expected = available(split, state, utility_of(utility, target))
     torch.testing.assert_close(found.sum(dim=1), expected, rtol=1e-9, atol=1e-9)
 
@@ -179,7 +180,9 @@ def test_rows_do_not_mix() -> None:
     def of_rows(rows: Sequence[int]) -> Tensor:
         index = torch.tensor(rows)
         utilities = [UTILITIES[names[row]] for row in rows]
-        return contributions(split, state.take(index), lambda logits: values_of_rows(logits, targets[index], utilities))
+        return split.lift_contributions(
+            state.take(index), lambda logits: values_of_rows(logits, targets[index], utilities)
+        )
 
     alone = torch.cat([of_rows([row]) for row in range(3)])
     torch.testing.assert_close(of_rows([0, 1, 2]), alone, rtol=1e-9, atol=1e-12)
@@ -187,8 +190,8 @@ def test_rows_do_not_mix() -> None:
 
 def test_activations_at_the_reference_contribute_nothing() -> None:
     split, state = split_tiny(head_with(nn.SiLU()))
-    silent = state.with_activations(torch.zeros_like(state.activations))
-    assert torch.count_nonzero(contributions(split, silent, utility_of("rest"))) == 0
+    zeros = state.with_activations(torch.zeros_like(state.activations))
+    assert torch.count_nonzero(split.lift_contributions(zeros, utility_of("rest"))) == 0
 
 
 @pytest.mark.parametrize("module", [nn.SiLU(), nn.ELU(), nn.Hardswish()])
@@ -197,9 +200,9 @@ def test_multipliers_near_the_reference_keep_float32_precision(module: nn.Module
     head = head_with(module)
     split, state = split_tiny(head)
     state = state.with_activations(1e-5 * state.activations)
-    expected = contributions(split, state, utility_of("rest"))
+    expected = split.lift_contributions(state, utility_of("rest"))
     head.float()
-    found = contributions(split, state.with_activations(state.activations.float()), utility_of("rest"))
+    found = split.lift_contributions(state.with_activations(state.activations.float()), utility_of("rest"))
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -209,13 +212,13 @@ def test_contributions_leave_nothing_behind() -> None:
     def live_tensors() -> int:
         return sum(issubclass(type(item), Tensor) for item in gc.get_objects())
 
-    contributions(split, state, utility_of("rest"))
+    split.lift_contributions(state, utility_of("rest"))
     gc.collect()
     tensors = live_tensors()
     gc.disable()  # a cycle would have to wait for the collector: there must be none
     try:
         for _ in range(20):
-            contributions(split, state, utility_of("rest"))
+            split.lift_contributions(state, utility_of("rest"))
         assert live_tensors() <= tensors
     finally:
         gc.enable()

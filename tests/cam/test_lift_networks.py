@@ -1,6 +1,7 @@
 """DeepLIFT contributions close their sum on networks of the catalogue."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from app.cam.lift import contributions
 from app.cam.splitting import split_network
 from service_models import CATALOGUE, Network, load_network
 from service_models.spec import Random
+from testing.photographs import photographs
 from tests.cam.lift_heads import available, utility_of
-from tests.cam.photographs import photographs
 
 EMBEDDED = "tf_efficientnet_lite0"
 
@@ -38,9 +39,8 @@ def assert_closed(network: Network, layer: str) -> None:
         target = int(split.head(state).argmax())
     expected = available(split, state, utility_of("rest", target))
     assert expected.abs() > 1
-    for classifier in {split.classifier, None}:
-        split.classifier = classifier
-        found = contributions(split, state, utility_of("rest", target))
+    for contributions_of in (split.lift_contributions, partial(contributions, split)):
+        found = contributions_of(state, utility_of("rest", target))
         assert found.shape == (1, split.grid.channels)
         torch.testing.assert_close(found.sum(dim=1).double(), expected, rtol=1e-4, atol=0)
 
@@ -55,4 +55,4 @@ def test_a_transformer_is_refused_where_attention_follows_and_explained_after_it
     assert_closed(network, "pre_gap")
     split = split_network(network.model, network.layers["last_norm"], network.preprocessing.input_size)
     with pytest.raises(MethodError, match=r"no rule for matmul .*follows 'layers\.3\.blocks\.1\.norm1'"):
-        contributions(split, split.trunk(cat(network)), utility_of("rest"))
+        split.lift_contributions(split.trunk(cat(network)), utility_of("rest"))

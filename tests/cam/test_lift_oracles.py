@@ -8,13 +8,14 @@ import captum.attr
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from app.cam.lift import contributions
 from app.cam.split import SplitNetwork
 from app.cam.splitting import split_network
+from app.cam.state import SplitState
 from app.cam.utilities import UTILITIES
 from tests.cam.games import GRID, split_tiny
-from tests.cam.lift_heads import CLASS, available, head_with, utility_of
+from tests.cam.lift_heads import CLASS, Apply, Function, available, head_with, utility_of
 
 SCALAR: dict[str, tuple[nn.Module, Callable[[float], float]]] = {
     "relu": (nn.ReLU(), lambda z: max(z, 0.0)),
@@ -85,7 +86,7 @@ def test_contributions_equal_a_chain_by_hand(name: str, utility: str) -> None:
     head = head_with(module)
     split, state = split_tiny(head)
     state = state.with_activations(4 * state.activations)  # far enough to bend ReLU6
-    found = contributions(split, state, utility_of(utility))
+    found = split.lift_contributions(state, utility_of(utility))
     for row, activations in enumerate(state.activations):
         expected = torch.tensor(chain_by_hand(head, f, activations, utility), dtype=torch.float64)
         torch.testing.assert_close(found[row], expected, rtol=1e-6, atol=1e-8)
@@ -109,7 +110,7 @@ def captum_contributions(head: nn.Module, activations: Tensor) -> Tensor:
 def test_heads_of_relus_equal_captum(build: Callable[[], nn.Module]) -> None:
     head = build()
     split, state = split_tiny(head)
-    found = contributions(split, state, utility_of("pre-softmax"))
+    found = split.lift_contributions(state, utility_of("pre-softmax"))
     torch.testing.assert_close(found, captum_contributions(head, state.activations), rtol=1e-10, atol=1e-10)
 
 
@@ -123,8 +124,47 @@ def test_captum_knows_only_some_functions_and_takes_the_others_for_linear(activa
     expected = available(split, state, utility_of("pre-softmax"))
     theirs = captum_contributions(head, state.activations).sum(dim=1)
     assert ((theirs - expected).abs() > 0.01 * expected.abs()).all()
-    ours = contributions(split, state, utility_of("pre-softmax")).sum(dim=1)
+    ours = split.lift_contributions(state, utility_of("pre-softmax")).sum(dim=1)
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def ending_with(end: Function | None) -> tuple[SplitNetwork, SplitState]:
+    """The same head with something after its logits; activations that move them far."""
+    ends = [Apply(end)] if end is not None else []
+    split, state = split_tiny(nn.Sequential(*head_with(nn.ReLU()), *ends))
+    return split, state.with_activations(20 * state.activations)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda y: y.log_softmax(dim=1),
+        lambda y: torch.log_softmax(y, 1),
+        lambda y: functional.log_softmax(y, dim=-1),
+        nn.LogSoftmax(dim=1),
+    ],
+)
+def test_a_log_softmax_in_the_head_is_the_utility_of_that_name(end: Function) -> None:
+    plain, state = ending_with(None)
+    split, _ = ending_with(end)
+    found = split.lift_contributions(state, utility_of("pre-softmax"))
+    expected = plain.lift_contributions(state, utility_of("log-softmax"))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("utility", UTILITIES)
+def test_a_softmax_whose_logarithm_is_taken_sums_to_what_is_available(utility: str) -> None:
+    split, state = ending_with(lambda y: torch.softmax(y, dim=1).clamp(1e-300, 1 - 1e-16).log())
+    found = split.lift_contributions(state, utility_of(utility)).sum(dim=1)
+    torch.testing.assert_close(found, available(split, state, utility_of(utility)), rtol=1e-9, atol=1e-9)
+
+
+def test_the_contributions_to_a_probability_in_the_head_are_those_of_the_utility() -> None:
+    plain, state = ending_with(None)
+    split, _ = ending_with(lambda y: torch.softmax(y, dim=1))
+    found = split.lift_contributions(state, utility_of("pre-softmax"))
+    expected = plain.lift_contributions(state, utility_of("post-softmax"))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 class OfSum(nn.Module):
@@ -165,7 +205,7 @@ def test_max_pooling_credits_a_rise_to_where_the_maximum_is_and_a_fall_to_where_
         for i in range(4):
             expected[row, i] += multiplier * model.mix.weight[k, i, 0, 0] * state.activations[row, i, *place]
     assert places == {(True, True), (True, False), (False, True)}
-    found = contributions(split, state, utility_of("pre-softmax"))
+    found = split.lift_contributions(state, utility_of("pre-softmax"))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     gain = available(split, state, utility_of("pre-softmax"))
     torch.testing.assert_close(found.sum(dim=1), gain, rtol=1e-10, atol=1e-12)
@@ -181,8 +221,8 @@ def test_channels_that_cancel_contribute_by_the_derivative(function: nn.Module, 
     model.mix.weight[:, 2:] = 0
     state = split.trunk(images)
     activations = state.activations[:, :1].expand(-1, 4, -1, -1)
-    found = contributions(split, state.with_activations(activations), utility_of("rest"))
+    found = split.lift_contributions(state.with_activations(activations), utility_of("rest"))
     nearly = activations + 1e-6 * torch.randn(activations.shape, generator=torch.Generator().manual_seed(0))
-    expected = contributions(split, state.with_activations(nearly), utility_of("rest"))
+    expected = split.lift_contributions(state.with_activations(nearly), utility_of("rest"))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert found[:, :2].abs().min() > 1e-3

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.cam.errors import MethodError
-from app.cam.lift import contributions
-from app.cam.split import HookSplit, State
+from app.cam.split import HookSplit
 from app.cam.splitting import split_network
+from app.cam.state import SplitState
 from tests.cam.games import GRID, linear_head, split_tiny
 from tests.cam.lift_heads import Apply, Function, available, head_with, utility_of
 
@@ -42,7 +42,7 @@ with warnings.catch_warnings():
 REFUSED: dict[str, tuple[Function, str]] = {
     "cumprod": (lambda x: x.cumprod(dim=1), "cumprod"),
     "sort": (lambda x: torch.sort(x, dim=1).values, "sort"),
-    "softmax": (lambda x: x.softmax(dim=1), "softmax"),
+    "softmin": (lambda x: functional.softmin(x, dim=1), "softmin"),
     "layer norm": (lambda x: functional.layer_norm(x, x.shape[2:]), "layer_norm"),
     "group norm": (lambda x: functional.group_norm(x, 1), "group_norm"),
     "instance norm": (functional.instance_norm, "instance_norm"),
@@ -79,7 +79,7 @@ class Unseen(nn.Module):
         return self.inner(-x if x.sum() > 1e9 else x)
 
 
-def split_unseen(head: nn.Module) -> tuple[HookSplit, State]:
+def split_unseen(head: nn.Module) -> tuple[HookSplit, SplitState]:
     torch.manual_seed(0)
     model = Unseen(nn.Sequential(nn.Conv2d(3, 4, 1), head)).double().eval().requires_grad_(False)
     split = split_network(model, "inner.0", (GRID, GRID))
@@ -94,14 +94,14 @@ def test_what_has_no_rule_is_refused_by_name(name: str) -> None:
     split, state = split_unseen(head_with(nn.Identity()))
     split._model.inner[1][1] = Apply(function)
     with pytest.raises(MethodError, match=rf"no rule for .*({message}).*follows 'inner\.0'"):
-        contributions(split, state, utility_of("rest"))
+        split.lift_contributions(state, utility_of("rest"))
 
 
 def test_code_that_ends_the_head_unseen_is_refused() -> None:
     split, state = split_unseen(linear_head())
     split._model.inner[1].append(Apply(scripted))
     with pytest.raises(MethodError, match="hides"):
-        contributions(split, state, utility_of("rest"))
+        split.lift_contributions(state, utility_of("rest"))
 
 
 class Constants(nn.Module):
@@ -119,7 +119,7 @@ class Constants(nn.Module):
 
 def test_constants_of_the_network_may_be_anything() -> None:
     split, state = split_tiny(head_with(Constants()))
-    found = contributions(split, state, utility_of("rest"))
+    found = split.lift_contributions(state, utility_of("rest"))
     expected = available(split, state, utility_of("rest"))
     torch.testing.assert_close(found.sum(dim=1), expected, rtol=1e-9, atol=1e-12)
 
@@ -147,7 +147,7 @@ def test_a_branch_of_the_carry_is_a_constant_with_hooks_as_in_a_graph() -> None:
         split = split_network(model, "features", (GRID, GRID))
         assert isinstance(split, HookSplit) is not seen
         state = split.trunk(torch.randn(2, 3, GRID, GRID, dtype=torch.float64))
-        found.append(contributions(split, state, utility_of("rest")))
+        found.append(split.lift_contributions(state, utility_of("rest")))
         expected = available(split, state, utility_of("rest"))
         torch.testing.assert_close(found[-1].sum(dim=1), expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
@@ -174,4 +174,4 @@ def test_a_head_that_changes_between_two_passes_is_refused(functions: tuple[Func
     split, state = split_unseen(head_with(nn.Identity()))
     split._model.inner[1][1] = Fickle(*functions)
     with pytest.raises(MethodError, match="same operations"):
-        contributions(split, state, utility_of("rest"))
+        split.lift_contributions(state, utility_of("rest"))

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from app.cam.derivatives import Derivatives, differentiate
+from app.cam.derivatives import Derivatives
+from app.cam.heads import PooledLinearHead
 from app.cam.methods import METHODS, Evidence
-from app.cam.split import SplitNetwork, State
+from app.cam.split import SplitNetwork
+from app.cam.state import SplitState
 from app.cam.utilities import UTILITIES
 from tests.cam.games import PoolAndClassify, Quadratic, linear_head, shapley_values, smooth_head, split_tiny
 
@@ -19,13 +21,13 @@ def utility_of(name: str, target: int = CLASS):
 
 
 def attribution(
-    split: SplitNetwork, state: State, method: str, utility: str, target: int = CLASS
+    split: SplitNetwork, state: SplitState, method: str, utility: str, target: int = CLASS
 ) -> tuple[Tensor, Derivatives]:
-    found = differentiate(split, state, utility_of(utility, target), second_order=True)
+    found = split.differentiate(state, utility_of(utility, target), second_order=True)
     return METHODS[method].attribute(Evidence(state.activations, found.gradients, found.hvp)), found
 
 
-def first(state: State) -> State:
+def first(state: SplitState) -> SplitState:
     return state.take(torch.tensor([0]))
 
 
@@ -148,9 +150,11 @@ def test_method_equals_its_definition_with_a_full_hessian(method: str, utility: 
 def test_cam_is_the_classifier_row_times_the_activations() -> None:
     head = PoolAndClassify()
     split, state = split_tiny(head)
-    assert split.classifier is head.fc
-    rows = split.classifier.weight[torch.tensor([2, 0])]
-    found = METHODS["cam"].attribute(Evidence(state.activations, state.activations, classifier=rows))
+    assert isinstance(split.structure, PooledLinearHead)
+    assert split.structure.classifier is head.fc
+    rows = split.structure.class_weights(torch.tensor([2, 0]))
+    torch.testing.assert_close(rows, head.fc.weight[[2, 0]])
+    found = METHODS["cam"].attribute(Evidence(state.activations, state.activations, class_weights=rows))
     expected = torch.stack([(rows[n, :, None, None] * state.activations[n]).sum(0) for n in range(2)])
     torch.testing.assert_close(found, expected)
     # At this layer Grad-CAM of the logit is CAM divided by the number of players (Selvaraju et al. 2017).
@@ -161,6 +165,6 @@ def test_cam_is_the_classifier_row_times_the_activations() -> None:
 def test_a_head_with_more_than_pooling_and_a_linear_layer_has_no_classifier() -> None:
     hidden = nn.Sequential(PoolAndClassify(4, 6), nn.ReLU6(), nn.Linear(6, 3))
     split, _ = split_tiny(hidden)
-    assert split.pools
-    assert split.classifier is None
-    assert split_tiny(smooth_head())[0].pools is False
+    assert split.structure.pools
+    assert not split.structure.is_closed_form
+    assert split_tiny(smooth_head())[0].structure.pools is False

@@ -1,8 +1,6 @@
 """Parity with the `grad-cam` package, on photographs and on every network of the paper."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +12,18 @@ from skimage import data
 
 from app.imaging.tensors import normalise
 from app.imaging.view import render_view
-from service_models import CATALOGUE, Preprocessing, library_preprocessing
+from service_models import CATALOGUE, Preprocessing, resolve
+from service_models.config import read_config
+from service_models.preprocessing import library_preprocessing
+from tests.cam import peers
+from tests.forking import FORKING
 
 EMBEDDED = "tf_efficientnet_lite0"
 METHODS = ["gradcam", "hirescam", "gradcam-e", "layercam", "xgradcam", "gradcam++", "shapleycam"]
 FAMILIES = ["gradcam", "hirescam", "shapleycam"]
 
 
-class Cell(NamedTuple):
+class ParityCase(NamedTuple):
     layer: str
     method: str
     utility: str
@@ -37,7 +39,7 @@ def photographs(names: list[str], preprocessing: Preprocessing) -> torch.Tensor:
 
 def compare(
     folder: Path, network: str, images: torch.Tensor, methods: list[str], utilities: list[str], config: str = ""
-) -> list[Cell]:
+) -> list[ParityCase]:
     """Runs the comparison in a child process: the package keeps every ShapleyCAM graph it made."""
     job = folder / "job.json"
     np.save(folder / "images.npy", images.numpy())
@@ -50,13 +52,15 @@ def compare(
         "result": str(folder / "result.json"),
     }
     job.write_text(json.dumps(content))
-    command = [sys.executable, "-m", "tests.cam.peers", str(job)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], capture_output=True)
-    return [Cell(*cell) for cell in json.loads((folder / "result.json").read_text())]
+    process = FORKING.Process(target=peers.main, args=(str(job),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return [ParityCase(*cell) for cell in json.loads((folder / "result.json").read_text())]
 
 
 @pytest.fixture(scope="module")
-def embedded_cells(tmp_path_factory: pytest.TempPathFactory) -> list[Cell]:
+def embedded_cells(tmp_path_factory: pytest.TempPathFactory) -> list[ParityCase]:
     preprocessing = library_preprocessing(CATALOGUE[EMBEDDED])
     images = photographs(["chelsea", "coffee", "rocket"], preprocessing)
     return compare(tmp_path_factory.mktemp("embedded"), EMBEDDED, images, METHODS, ["pre-softmax", "rest"])
@@ -64,7 +68,7 @@ def embedded_cells(tmp_path_factory: pytest.TempPathFactory) -> list[Cell]:
 
 @pytest.mark.parametrize("layer", ["pre_gap", "last_conv"])
 @pytest.mark.parametrize("method", METHODS)
-def test_attributions_of_photographs_equal_the_peers(embedded_cells: list[Cell], method: str, layer: str) -> None:
+def test_attributions_of_photographs_equal_the_peers(embedded_cells: list[ParityCase], method: str, layer: str) -> None:
     cells = [cell for cell in embedded_cells if cell.method == method and cell.layer == layer]
     assert len(cells) == 3 * 2
     # XGrad-CAM divides by channel sums that are nearly zero before batch norm.
@@ -76,9 +80,12 @@ def test_attributions_of_photographs_equal_the_peers(embedded_cells: list[Cell],
 @pytest.mark.parametrize("network", [name for name in CATALOGUE if name != EMBEDDED])
 def test_every_network_of_the_paper_equals_the_peer_at_both_layers(network: str, tmp_path: Path) -> None:
     config = tmp_path / "networks.toml"
-    config.write_text(f'[networks.{network}]\nweights = "random"\n')
-    preprocessing = CATALOGUE[network].preprocessing
+    config.write_text(
+        f'[networks.{network}]\nweights = "random"\npreprocessing = {{ input_size = [96, 160], resize_size = 160 }}\n'
+    )
+    preprocessing = resolve(network, read_config(config)).preprocessing
     assert preprocessing is not None
+    assert preprocessing.input_size == (96, 160)
     cells = compare(tmp_path, network, photographs(["chelsea"], preprocessing), FAMILIES, ["rest"], str(config))
     assert {cell.layer for cell in cells} == set(CATALOGUE[network].layers or {})
     assert len(cells) == 2 * len(FAMILIES)

@@ -16,8 +16,8 @@ from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
-from service_models import make_lively
-from service_models.lively import structured_images
+from service_models import calibrate_random_weights
+from service_models.calibration import structured_images
 from tests.cam.masking_peers import (
     TARGETS,
     gradcam_attribution,
@@ -39,7 +39,7 @@ def flat() -> nn.Module:
         *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(inplace=True)),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)),
     )
-    return make_lively(model, 0, (16, 24)).double().requires_grad_(False)
+    return calibrate_random_weights(model, 0, (16, 24)).double().requires_grad_(False)
 
 
 @pytest.mark.parametrize("target", [0, 3])
@@ -93,7 +93,7 @@ def with_constant_channels(constant: int, biases: Tensor, size: tuple[int, int])
         *(nn.Conv2d(3, 40, 8, stride=8), nn.ReLU(), nn.Conv2d(40, 16, 1), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)),
     )
-    make_lively(model, 0, size).requires_grad_(False)
+    calibrate_random_weights(model, 0, size).requires_grad_(False)
     chosen = torch.randperm(40, generator=torch.Generator().manual_seed(2))[:constant]
     model[0].weight[chosen] = 0
     model[0].bias[chosen] = biases[:constant]
@@ -122,7 +122,7 @@ def assert_equals_loop_with_constant_channels(constant: int, biases: Tensor, siz
         assert found.forward_passes == 1 + (40 - constant) + (constant > 0)
 
 
-class Largest(TorchFunctionMode):
+class LargestTensor(TorchFunctionMode):
     """Notes the most planes of the input's size that one operation returns."""
 
     planes = 0
@@ -152,7 +152,7 @@ def test_masked_images_are_made_chunk_by_chunk_and_all_passes_are_counted(
     questions = [
         Question(0, METHODS["scorecam"], utility, target) for utility in UTILITIES.values() for target in (1, 2)
     ]
-    with Largest() as largest:
+    with LargestTensor() as largest:
         found = explain(split, images[:1], questions, metrics=False).explanations
     at_once = images_at_once(images)
     assert max(passes) == at_once

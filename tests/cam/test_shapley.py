@@ -12,16 +12,20 @@ from torch import Tensor, nn
 
 from app.cam.coalitions import Coalitions
 from app.cam.engine import explain
-from app.cam.game import Effort, Game, Row
+from app.cam.game import Game, GameRow, PassCounter
+from app.cam.heads import HeadStructure
 from app.cam.methods import METHODS, Estimate, Evidence
 from app.cam.questions import Question
 from app.cam.sampling import enumerate_values, sample_values
-from app.cam.split import SplitNetwork, State
+from app.cam.split import SplitNetwork
 from app.cam.splitting import split_network
+from app.cam.state import SplitState
 from app.cam.utilities import UTILITIES
-from service_models import CATALOGUE, library_preprocessing, load_network, resolve
+from app.cam.work import SamplingOptions
+from service_models import CATALOGUE, load_network, resolve
+from service_models.preprocessing import library_preprocessing
+from testing.photographs import PHOTOGRAPHS, photographs
 from tests.cam.games import PoolAndClassify, Quadratic, Tiny, linear_head, shapley_values, smooth_head, split_tiny
-from tests.cam.photographs import PHOTOGRAPHS, photographs
 
 CLASS = 1
 REST, PRE = UTILITIES["rest"], UTILITIES["pre-softmax"]
@@ -46,10 +50,10 @@ def additive_head() -> nn.Module:
     return nn.Sequential(norm, nn.ReLU6(), PoolAndClassify())
 
 
-def game_of(split: SplitNetwork, image: Tensor, *rows: Row) -> Game:
+def game_of(split: SplitNetwork, image: Tensor, *rows: GameRow) -> Game:
     states = split.trunk(image)
-    game = Game(split, image, states, rows, torch.zeros(len(rows), dtype=torch.float64))
-    return replace(game, values=game.utility(split.head(game.row_states())))
+    game = Game(split, image, states, rows, torch.zeros(len(rows), dtype=torch.float64), PassCounter())
+    return replace(game, values=game.utility_of(list(range(len(game.rows))), split.head(game.row_states())))
 
 
 def sampled(game: Game) -> dict[int, tuple[Tensor, Tensor]]:
@@ -67,7 +71,8 @@ def test_few_players_are_enumerated_exactly(head: nn.Module, utility: str) -> No
     split, states = split_tiny(head)
     state = states.take(torch.tensor([0]))
     expected, total = shapley_values(split, state, utility_of(utility))
-    game = Game(split, torch.zeros(1, 3, 3, 3), state, (Row(0, CLASS, UTILITIES[utility]),), torch.zeros(1).double())
+    row = GameRow(0, CLASS, UTILITIES[utility])
+    game = Game(split, torch.zeros(1, 3, 3, 3), state, (row,), torch.zeros(1).double(), PassCounter())
     found = METHODS["shapley-sampling"].attribute(Evidence(state.activations, game=game))
     assert isinstance(found, Estimate)
     torch.testing.assert_close(found.attribution[0], expected, rtol=1e-9, atol=1e-12)
@@ -81,11 +86,11 @@ def test_enumeration_equals_captums_shapley_values() -> None:
     state = split.trunk(image)
 
     def worth(activations: Tensor) -> Tensor:
-        return utility_of("rest")(split.head(State(activations, ())))
+        return utility_of("rest")(split.head(SplitState(activations, ())))
 
     players = torch.arange(6).reshape(1, 1, 2, 3).expand_as(state.activations).contiguous()
     expected = ShapleyValues(worth).attribute(state.activations, feature_mask=players, perturbations_per_eval=64)
-    game = game_of(split, image, Row(0, CLASS, REST))
+    game = game_of(split, image, GameRow(0, CLASS, REST))
     values, _ = enumerate_values(game, Coalitions(game, state, [0]), [0])[0]
     # captum answers in single precision.
     torch.testing.assert_close(values.float(), expected[0, 0].flatten(), rtol=1e-5, atol=1e-7)
@@ -93,7 +98,7 @@ def test_enumeration_equals_captums_shapley_values() -> None:
 
 def test_sampling_is_within_three_standard_errors_of_enumeration_on_ten_players() -> None:
     split, image = split_grid(curved_head(10), (2, 5))
-    rows = [Row(0, target, utility, seed=3) for target in range(3) for utility in UTILITIES.values()]
+    rows = [GameRow(0, target, utility, seed=3) for target in range(3) for utility in UTILITIES.values()]
     game = game_of(split, image, *rows)
     exact = enumerate_values(game, Coalitions(game, game.state_of(0), [0]), list(range(len(rows))))
     for number, (values, errors) in sampled(game).items():
@@ -104,12 +109,12 @@ def test_sampling_is_within_three_standard_errors_of_enumeration_on_ten_players(
 
 def test_the_error_falls_as_one_over_the_root_of_the_permutations_and_is_what_it_says() -> None:
     split, image = split_grid(curved_head(10), (2, 5))
-    game = game_of(split, image, Row(0, CLASS, REST))
+    game = game_of(split, image, GameRow(0, CLASS, REST))
     exact, _ = enumerate_values(game, Coalitions(game, game.state_of(0), [0]), [0])[0]
     roots, calibration = [], []
     counts = (8, 32, 128, 512)
     for permutations in counts:
-        rows = [Row(0, CLASS, REST, seed, Effort(permutations)) for seed in range(40)]
+        rows = [GameRow(0, CLASS, REST, seed, SamplingOptions(permutations)) for seed in range(40)]
         found = sampled(game_of(split, image, *rows)).values()
         off = torch.stack([values - exact for values, _ in found])
         roots.append(off.pow(2).mean().sqrt().item())
@@ -135,10 +140,10 @@ def test_sampling_a_linear_head_is_hirescam_without_error() -> None:
 @pytest.mark.parametrize("head", [additive_head(), PoolAndClassify()])
 def test_adding_up_players_equals_running_the_head_on_each_coalition(head: nn.Module) -> None:
     split, image = split_grid(head, (4, 4))
-    assert split.additive
-    rows = [Row(0, target, utility, seed=1) for target in range(3) for utility in UTILITIES.values()]
+    assert split.structure.additive
+    rows = [GameRow(0, target, utility, seed=1) for target in range(3) for utility in UTILITIES.values()]
     short = sampled(game_of(split, image, *rows))
-    split.additive = False
+    split = split.with_structure(HeadStructure())
     for number, (values, errors) in sampled(game_of(split, image, *rows)).items():
         torch.testing.assert_close(short[number][0], values, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(short[number][1], errors, rtol=1e-6, atol=1e-9)
@@ -147,24 +152,26 @@ def test_adding_up_players_equals_running_the_head_on_each_coalition(head: nn.Mo
 def test_a_head_that_turns_out_not_to_add_up_is_run_on_each_coalition() -> None:
     """The experiment that found the head additive may be wrong; each image is checked again."""
     split, image = split_grid(curved_head(16), (4, 4))
-    assert not split.additive
-    expected = sampled(game_of(split, image, Row(0, CLASS, REST)))[0][0]
-    split.additive = True
-    torch.testing.assert_close(sampled(game_of(split, image, Row(0, CLASS, REST)))[0][0], expected)
+    assert not split.structure.additive
+    expected = sampled(game_of(split, image, GameRow(0, CLASS, REST)))[0][0]
+    split = split.with_structure(HeadStructure(additive=True))
+    torch.testing.assert_close(sampled(game_of(split, image, GameRow(0, CLASS, REST)))[0][0], expected)
 
 
 def test_each_permutation_is_efficient() -> None:
     split, image = split_grid(curved_head(16), (4, 4))
-    game = game_of(split, image, Row(0, CLASS, REST, effort=Effort(2)))
+    game = game_of(split, image, GameRow(0, CLASS, REST, sampling=SamplingOptions(2)))
     values, errors = sampled(game)[0]
-    available = game.values[0] - game.utility(split.silent(game.state_of(0)))[0]
+    available = (
+        game.values[0] - game.utility_of(list(range(len(game.rows))), split.empty_coalition_logits(game.state_of(0)))[0]
+    )
     torch.testing.assert_close(values.sum(), available, rtol=1e-10, atol=1e-12)
     assert errors.isnan().all()
 
 
 def test_a_seed_draws_the_same_and_another_draws_anew() -> None:
     split, image = split_grid(curved_head(16), (4, 4))
-    rows = [Row(0, CLASS, REST, seed) for seed in (5, 5, 6)]
+    rows = [GameRow(0, CLASS, REST, seed) for seed in (5, 5, 6)]
     found = sampled(game_of(split, image, *rows))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=0)
     assert (found[0][0] - found[2][0]).abs().max() > 1e-4
@@ -180,24 +187,24 @@ def test_sampling_stops_when_the_tolerance_is_met_whatever_is_asked_beside_it() 
             calls.append(len(coalitions))
             return super().logits(coalitions)
 
-    def drawn(*efforts: Effort) -> dict[int, tuple[Tensor, Tensor]]:
+    def drawn(*options: SamplingOptions) -> dict[int, tuple[Tensor, Tensor]]:
         calls.clear()
-        rows = [Row(0, CLASS, REST, seed=2, effort=effort) for effort in efforts]
+        rows = [GameRow(0, CLASS, REST, seed=2, sampling=sampling) for sampling in options]
         game = game_of(split, image, *rows)
         numbers = list(range(len(rows)))
         return sample_values(game, Counted(game, game.state_of(0), numbers), numbers)
 
-    everything = drawn(Effort(4096))
+    everything = drawn(SamplingOptions(4096))
     all_calls = len(calls)
     loose = everything[0][1].max().item() * 3
-    alone = drawn(Effort(4096, tolerance=loose))
+    alone = drawn(SamplingOptions(4096, tolerance=loose))
     assert 0 < len(calls) < all_calls / 4
     assert alone[0][1].max() <= loose
     assert alone[0][1].max() > everything[0][1].max()
-    beside = drawn(Effort(4096), Effort(4096, tolerance=loose), Effort(64))
+    beside = drawn(SamplingOptions(4096), SamplingOptions(4096, tolerance=loose), SamplingOptions(64))
     torch.testing.assert_close(beside[1][0], alone[0][0], rtol=0, atol=0)
     torch.testing.assert_close(beside[0][0], everything[0][0], rtol=0, atol=0)
-    torch.testing.assert_close(beside[2][0], drawn(Effort(64))[0][0], rtol=0, atol=0)
+    torch.testing.assert_close(beside[2][0], drawn(SamplingOptions(64))[0][0], rtol=0, atol=0)
 
 
 def test_aumann_shapley_equals_the_shapley_values_of_a_quadratic_head() -> None:
@@ -205,8 +212,8 @@ def test_aumann_shapley_equals_the_shapley_values_of_a_quadratic_head() -> None:
     split, states = split_tiny(Quadratic(9))
     state = states.take(torch.tensor([0]))
     expected, _ = shapley_values(split, state, utility_of("pre-softmax"))
-    row = Row(0, CLASS, PRE, effort=Effort(nodes=1))
-    game = Game(split, torch.zeros(1, 3, 3, 3), state, (row,), torch.zeros(1).double())
+    row = GameRow(0, CLASS, PRE, sampling=SamplingOptions(nodes=1))
+    game = Game(split, torch.zeros(1, 3, 3, 3), state, (row,), torch.zeros(1).double(), PassCounter())
     found = METHODS["aumann-shapley"].attribute(Evidence(state.activations, game=game))
     torch.testing.assert_close(found[0], expected, rtol=1e-9, atol=1e-12)
 
@@ -216,20 +223,20 @@ def test_aumann_shapley_equals_the_shapley_values_of_a_quadratic_head() -> None:
 def test_aumann_shapley_equals_captums_integrated_gradients(head: nn.Module, nodes: int) -> None:
     split, states = split_tiny(head)
     rows = tuple(
-        Row(image, target, utility, effort=Effort(nodes=nodes))
+        GameRow(image, target, utility, sampling=SamplingOptions(nodes=nodes))
         for image in range(2)
         for target in range(3)
         for utility in UTILITIES.values()
     )
-    game = Game(split, torch.zeros(2, 3, 3, 3), states, rows, torch.zeros(len(rows)).double())
+    game = Game(split, torch.zeros(2, 3, 3, 3), states, rows, torch.zeros(len(rows)).double(), PassCounter())
     found = METHODS["aumann-shapley"].attribute(Evidence(game.row_states().activations, game=game))
     for number, row in enumerate(rows):
 
-        def worth(activations: Tensor, row: Row = row) -> Tensor:
-            logits = split.head(State(activations, ()))
+        def worth(activations: Tensor, row: GameRow = row) -> Tensor:
+            logits = split.head(SplitState(activations, ()))
             return row.utility.of(logits, torch.full((len(logits),), row.target_class))
 
-        activations = states.activations[row.image : row.image + 1]
+        activations = states.activations[row.image_index : row.image_index + 1]
         expected = IntegratedGradients(worth).attribute(activations, n_steps=nodes, method="gausslegendre")
         torch.testing.assert_close(found[number], expected[0].sum(dim=0), rtol=1e-5, atol=1e-7)
 
@@ -245,8 +252,8 @@ def test_aumann_shapley_accounts_for_the_utility_on_photographs(layer: str) -> N
     found = explain(split, images, questions, metrics=False).explanations
     gaps = []
     for explanation in found:
-        assert explanation.available is not None
-        gaps.append(abs(explanation.attribution.sum().item() / explanation.available - 1))
+        assert explanation.layers[0].available is not None
+        gaps.append(abs(explanation.attribution.sum().item() / explanation.layers[0].available - 1))
         assert explanation.fidelity is not None
         assert explanation.fidelity.pearson > 0.99
         assert explanation.fidelity.efficiency_gap == pytest.approx(gaps[-1], abs=1e-4)

@@ -12,8 +12,8 @@ from app.cam.questions import Question
 from app.cam.sharing import SharedTrunk
 from app.cam.splitting import split_network
 from app.cam.utilities import UTILITIES
-from service_models import make_lively
-from service_models.lively import structured_images
+from service_models import calibrate_random_weights
+from service_models.calibration import structured_images
 
 SIZE = (64, 64)
 SWIN = {"img_size": SIZE, "embed_dim": 16, "depths": (1, 1, 1, 2), "num_heads": (1, 2, 4, 8)}
@@ -42,7 +42,7 @@ def images(count: int) -> Tensor:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_states_and_explanations_are_those_of_each_layers_own_trunk(name: str) -> None:
     build, layers = NETWORKS[name]
-    model: nn.Module = make_lively(build(), 0, SIZE).requires_grad_(False)
+    model: nn.Module = calibrate_random_weights(build(), 0, SIZE).requires_grad_(False)
     splits = [split_network(model, layer, SIZE) for layer in layers]
     shared = SharedTrunk(model, splits, images(2))
     x = images(3)

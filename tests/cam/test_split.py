@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from app.cam.engine import explain
 from app.cam.errors import LayerError
+from app.cam.heads import PooledLinearHead
 from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.split import GraphSplit, HookSplit, SplitNetwork
@@ -56,17 +57,17 @@ def test_the_head_runs_on_many_coalitions_of_one_image_with_its_skip_connection(
     split = split_network(resnet, "layer4.1.conv2", SIZE)
     x = images(1)
     state = split.trunk(x).take(torch.zeros(5, dtype=torch.long))
-    silent = split_by_hand = None
+    empty_logits = split_by_hand = None
     with torch.no_grad():
-        silent = split.head(state.with_activations(torch.zeros_like(state.activations)))
+        empty_logits = split.head(state.with_activations(torch.zeros_like(state.activations)))
         block = resnet.layer4[1]
         carried = resnet.layer4[0](resnet.layer3(resnet.layer2(resnet.layer1(resnet.maxpool(
             functional.relu(resnet.bn1(resnet.conv1(x)))
         )))))  # fmt: skip
         without = functional.relu(block.bn2(torch.zeros_like(carried)) + carried)
         split_by_hand = resnet.fc(without.mean(dim=(2, 3)))
-    assert silent.shape[0] == 5
-    torch.testing.assert_close(silent, split_by_hand.expand(5, -1), rtol=1e-4, atol=1e-4)
+    assert empty_logits.shape[0] == 5
+    torch.testing.assert_close(empty_logits, split_by_hand.expand(5, -1), rtol=1e-4, atol=1e-4)
 
 
 def test_in_place_relu_after_the_layer_does_not_overwrite_what_it_computed() -> None:
@@ -102,7 +103,7 @@ def test_a_module_called_more_than_once_is_taken_at_its_last_call(resnet: nn.Mod
     assert any("2 times" in warning for warning in explanation.warnings)
 
 
-class Untraceable(nn.Module):
+class UntraceableNetwork(nn.Module):
     """Its Python depends on the values of tensors, as no graph can."""
 
     def __init__(self, inner: nn.Module) -> None:
@@ -118,7 +119,7 @@ class Untraceable(nn.Module):
 @pytest.mark.parametrize("layer", ["layer4", "layer4.1.conv2", "layer4.1.relu"])
 def test_hooks_give_what_the_graph_gives(resnet: nn.Module, layer: str) -> None:
     graph = split_network(resnet, layer, SIZE)
-    hooks = split_network(frozen(Untraceable(resnet)), f"inner.{layer}", SIZE)
+    hooks = split_network(frozen(UntraceableNetwork(resnet)), f"inner.{layer}", SIZE)
     assert isinstance(graph, GraphSplit)
     assert isinstance(hooks, HookSplit)
     assert hooks.calls == graph.calls
@@ -204,8 +205,10 @@ def test_a_layer_that_never_runs_is_refused() -> None:
 
 
 def test_the_classifier_after_pooling_is_found(resnet: nn.Module) -> None:
-    assert split_network(resnet, "layer4", SIZE).classifier is resnet.fc
-    assert split_network(resnet, "layer4.1.conv2", SIZE).classifier is None
+    structure = split_network(resnet, "layer4", SIZE).structure
+    assert isinstance(structure, PooledLinearHead)
+    assert structure.classifier is resnet.fc
+    assert not split_network(resnet, "layer4.1.conv2", SIZE).structure.is_closed_form
 
 
 def test_splitting_again_and_again_keeps_no_source_of_its_graphs(resnet: nn.Module) -> None:

@@ -5,12 +5,13 @@ from functools import lru_cache
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from app.cam.coalitions import Coalitions
-from app.cam.game import Game, Row
+from app.cam.game import Game, GameRow, PassCounter
+from app.cam.heads import PooledLinearHead
 from app.cam.splitting import split_network
-from app.cam.structure import last_layer
 from app.cam.utilities import UTILITIES
 from service_models import Random, load_network, resolve
 from tests.cam.games import GRID, PoolAndClassify, linear_head, smooth_head, split_tiny
@@ -58,10 +59,10 @@ def test_a_head_is_what_it_was_made_to_be(name: str, seed: int) -> None:
     make, (pools, is_classifier, additive, channelwise) = HEADS[name]
     torch.manual_seed(seed)
     split, _ = split_tiny(make(), seed)
-    assert split.pools == pools
-    assert (split.classifier is not None) == is_classifier
-    assert split.additive == additive
-    assert split.channelwise == channelwise
+    assert split.structure.pools == pools
+    assert isinstance(split.structure, PooledLinearHead) == is_classifier
+    assert split.structure.additive == additive
+    assert split.structure.channelwise == channelwise
 
 
 @lru_cache(maxsize=1)
@@ -89,28 +90,31 @@ def catalogue_network(name: str) -> nn.Module:
         ("tf_efficientnet_lite0", "conv_head", True, True),
     ],
 )
-def test_the_networks_of_the_catalogue(network: str, layer: str, additive: bool, channelwise: bool) -> None:
+def test_the_networks_of_the_catalogue(
+    monkeypatch: pytest.MonkeyPatch, network: str, layer: str, additive: bool, channelwise: bool
+) -> None:
     model = catalogue_network(network)
     split = split_network(model, layer, (224, 224))
-    assert (split.additive, split.channelwise) == (additive, channelwise)
+    assert (split.structure.additive, split.structure.channelwise) == (additive, channelwise)
     if additive:
-        # Sampling takes the short way, and what it adds up are the logits.
+        # Sampling takes the short way, which runs no head, and what it adds up are the logits.
         image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-        game = Game(split, image, split.trunk(image), (Row(0, 1, UTILITIES["rest"]),), torch.zeros(1))
+        row = GameRow(0, 1, UTILITIES["rest"])
+        game = Game(split, image, split.trunk(image), (row,), torch.zeros(1), PassCounter())
         coalitions = Coalitions(game, game.state_of(0), [0])
         half = torch.randint(2, (3, game.players), generator=torch.Generator().manual_seed(1)).float()
         rows = game.state_of(0).take(torch.zeros(3, dtype=torch.int64))
         masked = rows.with_activations(rows.activations * half.reshape(3, 1, *rows.activations.shape[2:]))
         expected = split.head(masked)
         scale = expected.abs().max().item()
+        monkeypatch.delattr(type(split), "_run_head")
         torch.testing.assert_close(coalitions.logits(half), expected, rtol=0, atol=1e-4 * scale)
-        assert coalitions.adds_up
 
 
 def test_the_last_features_are_those_of_the_linear_layer_that_makes_the_logits() -> None:
     head = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), PoolAndClassify())
     split, state = split_tiny(head)
-    found = last_layer(split, state)
+    found = split.last_layer(state)
     assert found is not None
     features, weights, logits = found
     with torch.no_grad():
@@ -118,6 +122,26 @@ def test_the_last_features_are_those_of_the_linear_layer_that_makes_the_logits()
     torch.testing.assert_close(features, expected)
     assert weights is head[2].fc.weight
     torch.testing.assert_close(logits, split.head(state))
+
+
+class LinearByName(nn.Module):
+    """Linear layers whose arguments are given by name, as some networks of timm do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        means = activations.mean(dim=(2, 3))
+        return functional.linear(input=means, weight=self.fc.weight, bias=self.fc.bias)
+
+
+def test_a_linear_layer_whose_arguments_are_given_by_name_is_seen() -> None:
+    split, state = split_tiny(nn.Sequential(nn.ReLU(), LinearByName()))
+    found = split.last_layer(state)
+    assert found is not None
+    torch.testing.assert_close(found.features, state.activations.relu().mean(dim=(2, 3)))
+    assert split.structure.channelwise
 
 
 @pytest.mark.parametrize(
@@ -129,5 +153,5 @@ def test_the_last_features_are_those_of_the_linear_layer_that_makes_the_logits()
 )
 def test_a_head_that_does_not_end_in_a_linear_layer_has_no_last_features(head: nn.Module) -> None:
     split, state = split_tiny(head)
-    assert last_layer(split, state) is None
-    assert not split.channelwise
+    assert split.last_layer(state) is None
+    assert not split.structure.channelwise

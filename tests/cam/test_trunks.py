@@ -15,8 +15,8 @@ from app.cam.split import GraphSplit
 from app.cam.splitting import split_network
 from app.cam.trunks import build_trunk, folded
 from app.runtime.devices import is_out_of_memory
-from service_models import make_lively
-from service_models.lively import structured_images
+from service_models import calibrate_random_weights
+from service_models.calibration import structured_images
 
 SIZE = (64, 64)
 SWIN = {"img_size": SIZE, "embed_dim": 16, "depths": (1, 1, 1, 2), "num_heads": (1, 2, 4, 8)}
@@ -33,7 +33,7 @@ NETWORKS = {
 @pytest.fixture(scope="module", params=NETWORKS)
 def split(request: pytest.FixtureRequest) -> GraphSplit:
     build, layer = NETWORKS[request.param]
-    model: nn.Module = make_lively(build(), 0, SIZE).requires_grad_(False)
+    model: nn.Module = calibrate_random_weights(build(), 0, SIZE).requires_grad_(False)
     split = split_network(model, layer, SIZE)
     assert isinstance(split, GraphSplit)
     return split
@@ -52,9 +52,11 @@ def check(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: fl
 
 def short_of_memory() -> None:
     """In a process of its own, whose address space is held at what it has while a large batch comes in."""
-    split = split_network(make_lively(torchvision.models.resnet18(num_classes=10), 0, SIZE), "layer4.1.conv2", SIZE)
+    split = split_network(
+        calibrate_random_weights(torchvision.models.resnet18(num_classes=10), 0, SIZE), "layer4.1.conv2", SIZE
+    )
     assert isinstance(split, GraphSplit)
-    trunk, large, known = build_trunk(split.graph, "openvino", images(2)), images(500), {}
+    trunk, large, known = build_trunk(split.graph, "openvino", images(2)), images(2000), {}
     with torch.no_grad():
         for count in (2, 3):
             known[count] = split.graph(images(count))
@@ -107,7 +109,7 @@ def test_folding_leaves_the_network_as_it_is_and_gives_the_same(split: GraphSpli
 
 
 def test_batch_norms_after_convolutions_are_folded() -> None:
-    model = make_lively(torchvision.models.resnet18(num_classes=10), 0, SIZE).requires_grad_(False)
+    model = calibrate_random_weights(torchvision.models.resnet18(num_classes=10), 0, SIZE).requires_grad_(False)
     split = split_network(model, "layer4", SIZE)
     assert isinstance(split, GraphSplit)
 

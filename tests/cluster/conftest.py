@@ -4,15 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from testing.serving import Service, free_port, serving
 from tests.api.conftest import chelsea, client, document, good
-from tests.api.serving import Service, free_port, serving
 
 __all__ = ["chelsea", "client", "document", "good", "service"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder, models = tmp_path_factory.mktemp("cluster"), "tf_efficientnet_lite0,small,vit"
-    with serving(folder, "--engine", "ray", models=models, port=free_port()) as running:
-        running.wait_until_ready()
+    with serving(folder, "--engine", "ray", models=models, port=free_port(), trunk="eager") as running:
         yield running

@@ -1,24 +1,20 @@
 """How far a request is that a replica answers."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-
-_WAIT_S = 60
 
 
 def test_a_request_runs_from_when_a_replica_is_asked_without_an_estimate(client: httpx.Client, chelsea: bytes) -> None:
     def explain() -> httpx.Response:
         headers = {"X-Request-ID": "order-66", "Content-Type": "image/png"}
         # Seconds of work.
-        return client.post("/v1/explain?model=small&method=scorecam", content=chelsea, headers=headers)
+        return client.post("/v1/explain?model=vit&method=scorecam&smooth=flip-scale", content=chelsea, headers=headers)
 
     with ThreadPoolExecutor(1) as pool:
-        call, deadline = pool.submit(explain), time.monotonic() + _WAIT_S
+        call = pool.submit(explain)
         states = []
-        while not call.done():
-            assert time.monotonic() < deadline
+        while not call.done():  # it ends by itself, after CAM_TIMEOUT_S at the latest
             answer = client.get("/v1/requests/order-66")
             if answer.status_code == 200:
                 states.append(answer.json())

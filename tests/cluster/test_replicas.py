@@ -12,18 +12,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.serving import Service, free_port, serving
+from testing.serving import Service, free_port, serving
 from tests.processes import descendants
 
 CALLERS = 4
-_LIMIT_S = 90.0
+# Nothing is measured by it: a machine that is busy with other work takes minutes.
+_LIMIT_S = 600.0
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Service]:
-    """A service of one small network, for a test that ends parts of it."""
-    with serving(tmp_path, "--engine", "ray", models="small", port=free_port(), drain_s=60) as running:
-        running.wait_until_ready()
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of one small network, whose parts these tests end: its replica, and in the end all of it."""
+    settings = {"models": "small", "trunk": "eager", "drain_s": _LIMIT_S, "timeout_s": _LIMIT_S}
+    with serving(tmp_path_factory.mktemp("own"), "--engine", "ray", port=free_port(), **settings) as running:
         yield running
 
 
@@ -33,9 +34,9 @@ def replicas(service: Service) -> set[int]:
     return {pid for pid, line in running if "ServeReplica:shapley-cam:small" in line}
 
 
-async def ask(client: httpx.AsyncClient, picture: bytes, method: str = "shapleycam") -> int:
+async def ask(client: httpx.AsyncClient, picture: bytes, **fields: str) -> int:
     headers = {"Content-Type": "image/png"}
-    answer = await client.post("/v1/explain", content=picture, headers=headers, params={"method": method})
+    answer = await client.post("/v1/explain", content=picture, headers=headers, params=fields)
     return answer.status_code
 
 
@@ -62,12 +63,12 @@ class Load:
 def test_a_replica_that_is_killed_under_load_loses_nothing_and_is_replaced(own: Service, chelsea: bytes) -> None:
     async def kill_under_load() -> tuple[Counter[int], set[int]]:
         load = Load(chelsea)
-        async with httpx.AsyncClient(base_url=own.url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=own.url, timeout=_LIMIT_S) as client:
             callers = [asyncio.create_task(load.run(client)) for _ in range(CALLERS)]
-            await load.until(20)
+            await load.until(3 * CALLERS)
             (killed,) = replicas(own)
             os.kill(killed, signal.SIGKILL)
-            await load.until(load.statuses.total() + 40)
+            await load.until(load.statuses.total() + 6 * CALLERS)
             for caller in callers:
                 caller.cancel()
             await asyncio.gather(*callers, return_exceptions=True)
@@ -76,33 +77,7 @@ def test_a_replica_that_is_killed_under_load_loses_nothing_and_is_replaced(own: 
     statuses, others = asyncio.run(kill_under_load())
     assert set(statuses) == {200}, own.log.read_text()
     assert len(others) == 1
-    assert httpx.get(f"{own.url}/readyz", timeout=30).status_code == 200
-
-
-async def in_flight(client: httpx.AsyncClient) -> float:
-    (value,) = re.findall(r"^cam_in_flight (\S+)$", (await client.get("/metrics")).text, flags=re.MULTILINE)
-    return float(value)
-
-
-def test_sigterm_answers_what_was_accepted_and_leaves_no_process(own: Service, chelsea: bytes) -> None:
-    started = descendants(own.process.pid)
-
-    async def stop_under_load() -> list[int]:
-        async with httpx.AsyncClient(base_url=own.url, timeout=60) as client:
-            # Each takes seconds.
-            calls = [asyncio.create_task(ask(client, chelsea, "scorecam")) for _ in range(2)]
-            async with asyncio.timeout(_LIMIT_S):
-                while await in_flight(client) < len(calls):
-                    assert not any(call.done() for call in calls)
-            own.process.terminate()
-            return await asyncio.gather(*calls)
-
-    assert asyncio.run(stop_under_load()) == [200, 200], own.log.read_text()
-    assert own.process.wait(90) == 0, own.log.read_text()
-    deadline = time.monotonic() + _LIMIT_S
-    while any(Path(f"/proc/{pid}").exists() for pid in started):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert httpx.get(f"{own.url}/readyz", timeout=_LIMIT_S).status_code == 200
 
 
 def test_nothing_is_reported_to_the_outside_and_the_port_is_of_this_machine_alone(own: Service) -> None:
@@ -118,3 +93,34 @@ def test_nothing_is_reported_to_the_outside_and_the_port_is_of_this_machine_alon
         if line.split()[3] == "0A"
     ]
     assert [address for address in listening if address.endswith(f":{port}")] == [f"0100007F:{port}"]
+
+
+async def in_flight(client: httpx.AsyncClient) -> float:
+    (value,) = re.findall(r"^cam_in_flight (\S+)$", (await client.get("/metrics")).text, flags=re.MULTILINE)
+    return float(value)
+
+
+def test_sigterm_answers_what_was_accepted_and_leaves_no_process(own: Service, chelsea: bytes) -> None:
+    """Runs last in this file."""
+    started = descendants(own.process.pid)
+
+    async def stop_under_load() -> list[int]:
+        async with httpx.AsyncClient(base_url=own.url, timeout=_LIMIT_S) as client:
+            async with asyncio.timeout(_LIMIT_S):
+                while await in_flight(client):
+                    pass  # Of the callers of another test the last may not be gone.
+            # Each takes seconds: 256 passes.
+            slow = {"method": "scorecam", "layer": "layer3", "metrics": "false"}
+            calls = [asyncio.create_task(ask(client, chelsea, **slow)) for _ in range(2)]
+            async with asyncio.timeout(_LIMIT_S):
+                while await in_flight(client) < len(calls):
+                    assert not any(call.done() for call in calls)
+            own.process.terminate()
+            return await asyncio.gather(*calls)
+
+    assert asyncio.run(stop_under_load()) == [200, 200], own.log.read_text()
+    assert own.process.wait(_LIMIT_S) == 0, own.log.read_text()
+    deadline = time.monotonic() + _LIMIT_S
+    while any(Path(f"/proc/{pid}").exists() for pid in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import pickle
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from torch import Tensor
 from app.cam import errors as of_cam
 from app.cam.methods import METHODS
 from app.cam.questions import Question
-from app.cam.utilities import UTILITIES
+from app.cam.utilities import UTILITIES, utilities_of
 from app.cluster.replica import NetworkReplica, Refusal
 from app.errors import ERRORS, InvalidParameter
-from app.runtime.jobs import Done
+from app.runtime.backend import ExplainRequest
+from app.runtime.jobs import JobResult
 from app.settings import Settings
-from tests.imaging.pictures import photograph
+from service_models.scores import SCORE_FUNCTIONS, SIGMOID, ScoreFunction
+from testing.pictures import photograph
 
 
 def sent(value: Any) -> Any:
@@ -29,7 +31,7 @@ def sent(value: Any) -> Any:
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_errors_of_the_service_arrive_whole(error: type[Exception]) -> None:
-    made = error("so not", headers={"Retry-After": "1"}, field="method", takes="another", limit_s=3.0)  # type: ignore[call-arg]
+    made = error("so not", headers={"Retry-After": "1"}, field="method", expected="another", limit_s=3.0)  # type: ignore[call-arg]
     found = sent(Refusal(made)).error  # type: ignore[arg-type]
     assert type(found) is error
     assert (str(found), vars(found)) == ("so not", vars(made))
@@ -45,9 +47,14 @@ def test_errors_of_the_engine_arrive_whole() -> None:
     assert [(type(error), str(error)) for error in map(sent, made)] == [(type(error), "so not") for error in made]
 
 
+@pytest.mark.parametrize("scores", SCORE_FUNCTIONS.values(), ids=SCORE_FUNCTIONS)
+def test_a_score_function_arrives_as_itself(scores: ScoreFunction) -> None:
+    assert sent(scores) is scores
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_questions_arrive_with_the_same_method_and_utility(method: str) -> None:
-    for utility in UTILITIES.values():
+    for utility in (*UTILITIES.values(), *utilities_of(SIGMOID).values()):
         question = Question(0, METHODS[method], utility, target=3, seed=7)
         assert sent(question) == question
         assert sent(question).method is METHODS[method]
@@ -72,13 +79,14 @@ def tensors(value: object) -> Iterator[Tensor]:
 def test_answers_arrive_whole_and_carry_no_other_pictures(replica: NetworkReplica) -> None:
     pixels = np.asarray(photograph("chelsea").resize((224, 224)))
     pixels.flags.writeable = False
-    questions = [Question(0, METHODS["shapleycam"], UTILITIES["rest"], target=target) for target in (281, 285)]
+    questions = tuple(Question(0, METHODS["shapleycam"], UTILITIES["rest"], target=target) for target in (281, 285))
+    request = ExplainRequest(("bn2",), questions)
 
-    async def ask() -> list[Done[Any] | Refusal]:
-        return await asyncio.gather(*(replica.explain(pixels, ("bn2",), questions, "none", 60.0) for _ in range(4)))
+    async def ask() -> list[JobResult[Any] | Refusal]:
+        return await asyncio.gather(*(replica.explain(pixels, request) for _ in range(4)))
 
     for done in asyncio.run(ask()):
-        assert isinstance(done, Done)
+        assert isinstance(done, JobResult)
         arrived = sent(done)
         mine, theirs = list(tensors(done)), list(tensors(arrived))
         assert len(mine) == len(theirs) > 4
@@ -90,13 +98,14 @@ def test_answers_arrive_whole_and_carry_no_other_pictures(replica: NetworkReplic
 
 def test_what_is_refused_is_an_answer(replica: NetworkReplica) -> None:
     pixels = np.zeros((224, 224, 3), dtype=np.uint8)
-    question = Question(0, METHODS["shapleycam"], UTILITIES["rest"])
-    refused = asyncio.run(replica.explain(pixels, ("bn2",), [question], "none", 1e-9))
+    request = ExplainRequest(("bn2",), (Question(0, METHODS["shapleycam"], UTILITIES["rest"]),), limit_s=60.0)
+    refused = asyncio.run(replica.explain(pixels, replace(request, limit_s=1e-9)))
     assert isinstance(refused, Refusal)
     assert isinstance(refused.error, InvalidParameter)
     assert refused.error.detail["estimate_s"] >= 0
-    later = asyncio.run(replica.refuse_beyond(1e-9, ("bn2",), [question], "none"))
+    later = asyncio.run(replica.admit(replace(request, limit_s=1e-9)))
     assert isinstance(later, Refusal)
-    assert asyncio.run(replica.refuse_beyond(60.0, ("bn2",), [question], "none")) is None
-    assert asyncio.run(replica.explain(pixels, ("nowhere",), [question], "none", 60.0)).error is not None  # type: ignore[union-attr]
+    assert isinstance(asyncio.run(replica.admit(request)), ExplainRequest)
+    nowhere = replace(request, paths=("nowhere",))
+    assert asyncio.run(replica.explain(pixels, nowhere)).error is not None  # type: ignore[union-attr]
     assert asyncio.run(replica.why_not_ready(60.0)) is None

@@ -7,7 +7,7 @@ import yaml
 
 from app import __version__
 from app.settings import Settings
-from tests.api.serving import ROOT
+from testing.serving import ROOT
 
 _DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 _COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))

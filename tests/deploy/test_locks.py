@@ -2,8 +2,9 @@
 
 import re
 
-from tests.api.serving import ROOT
+from testing.serving import ROOT
 
+_LOCKS = ("requirements.lock", "requirements-cpu.lock", "requirements-transformers.lock", "requirements-dev.lock")
 _CUDA = re.compile(r"torch|torchvision|triton|(cuda|nvidia)-.+")
 
 
@@ -26,13 +27,20 @@ def test_the_lock_without_pytorch_is_the_lock_without_pytorch():
     assert not [name for name in _packages(others) if _CUDA.fullmatch(name)]
 
 
+def test_the_lock_of_transformers_adds_to_the_lock_and_agrees_with_that_of_the_tests():
+    added, whole = _packages(_lines("requirements-transformers.lock")), _packages(_lines("requirements.lock"))
+    assert "transformers" in added
+    assert not added.keys() & whole.keys()
+    assert added.items() <= _packages(_lines("requirements-dev.lock")).items()
+
+
 def test_every_package_of_the_locks_has_hashes():
-    for name in ("requirements.lock", "requirements-cpu.lock", "requirements-dev.lock"):
+    for name in _LOCKS:
         heads = re.findall(r"^(?:[^ \n].*)\n(.*)", "\n".join(_lines(name)), re.MULTILINE)
         assert heads
         assert all(line.startswith("    --hash=sha256:") for line in heads)
 
 
 def test_neither_lock_names_an_index():
-    for name in ("requirements.lock", "requirements-cpu.lock", "requirements-dev.lock"):
+    for name in _LOCKS:
         assert not [line for line in _lines(name) if "://" in line or "index" in line.split("==")[0]]

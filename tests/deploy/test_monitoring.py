@@ -15,8 +15,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.api.serving import ROOT, Service, serving
-from tests.imaging.pictures import encoded, photograph
+from testing.pictures import encoded, photograph
+from testing.serving import ROOT, Service, serving
 from tests.tools import tool
 
 _PROMETHEUS = ROOT / "deploy/prometheus"
@@ -133,8 +133,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("watched")
     keys = folder / "keys"
     keys.write_text(f"monitoring: {_KEY}\n", encoding="utf-8")
-    with serving(folder, models="small", api_keys_file=keys) as running:
-        running.wait_until_ready()
+    with serving(folder, models="vit", api_keys_file=keys) as running:
         with httpx.Client(base_url=running.url, timeout=60) as client:
             _use(client)
         yield running

@@ -1,22 +1,33 @@
 """Data sets of photographs inside the scikit-image package, and evaluations of them."""
 
+import io
 import json
+import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
+import torch
 from PIL import Image
 
+from app.__main__ import main
 from app.evaluation.store import Results
-from tests.imaging.pictures import encoded, noise, photograph
+from app.process import processors
+from testing.pictures import encoded, noise, photograph
+from testing.serving import ROOT, environment
+from tests.forking import FORKING
 
-ROOT = Path(__file__).parents[2]
 EMBEDDED = "tf_efficientnet_lite0"
-# Eight shards of small images, some of which cannot be read.
-IMAGES = 500
+# Small images, some of which cannot be read; one more makes the last of six shards of 64.
+IMAGES = 330
+SHARDS = 6
 OPTIONS = ("--models", "small", "--batch-size", 4, "--methods", "gradcam,shapleycam,randomcam", "--layers", "pre_gap")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 # Egyptian cat, espresso, missile; the astronaut's suit is no class of its own.
@@ -44,40 +55,99 @@ def many(folder: Path, count: int) -> Path:
 
 
 def small_network(folder: Path) -> Path:
-    """A configuration with a small lively random network of 64 x 64 px."""
+    """A configuration with a small network of calibrated random weights of 64 x 64 px."""
     path = folder / "networks.toml"
     path.write_text(
-        '[networks.small]\narchitecture = "torchvision:resnet18"\nweights = "random"\n'
+        '[networks.small]\narchitecture = "timm:test_resnet"\nweights = "random"\n'
         "classes = 10\npreprocessing = {input_size = [64, 64], resize_size = 72}\n"
     )
     return path
 
 
-def environment(**settings: object) -> dict[str, str]:
-    """That of this process, with no other settings than these, on the processor."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CAM_")}
-    return kept | {"CAM_DEVICE": "cpu"} | {f"CAM_{name.upper()}": str(value) for name, value in settings.items()}
+class Run:
+    """`python -m app` in a process of its own, forked: tests that kill and resume need some forty."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+        descriptor, self._output = tempfile.mkstemp()
+        os.close(descriptor)
+        self._process = FORKING.Process(target=_become, args=(arguments, env, self._output))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, negative where a signal has ended it; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, limit_s: float = 600) -> tuple[int, str]:
+        """Waits for its end; returns the exit status and all it said."""
+        self._process.join(limit_s)
+        assert self.status is not None, "it does not end"
+        output = Path(self._output)
+        said = output.read_text(errors="replace")
+        output.unlink()
+        return self.status, said
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Ends it as a lack of memory or of current would."""
+        self._process.kill()
+        self.wait()
 
 
-def start(*arguments: object, **settings: object) -> subprocess.Popen[str]:
+def _become(arguments: list[str], env: dict[str, str], output: str) -> None:
+    """Makes of a forked process what a new one would be."""
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(ROOT)
+    descriptor = os.open(output, os.O_WRONLY)
+    for standard in (sys.stdout, sys.stderr):
+        os.dup2(descriptor, standard.fileno())
+    sys.argv = ["app", *arguments]
+    # It was imported for this file, and is to be run as the program: otherwise runpy warns.
+    sys.modules.pop("app.__main__", None)
+    runpy.run_module("app", run_name="__main__", alter_sys=True)
+
+
+def start(*arguments: object, **settings: object) -> Run:
     """Starts `python -m app` with these arguments."""
-    command = [sys.executable, "-m", "app", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment(**settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return Run([*map(str, arguments)], environment(**settings))
 
 
 def run(*arguments: object, **settings: object) -> tuple[int, str]:
-    """Runs `python -m app`; returns its exit status and all it said."""
-    process = start(*arguments, **settings)
-    said, _ = process.communicate(timeout=600)
-    return process.returncode, said
+    """Does what `python -m app` does, in this process; returns its exit status and all it said.
+
+    For a few images: with every shape checked, hundreds take longer than the start of a process.
+    """
+    root, said = logging.getLogger(), io.StringIO()
+    threads, handlers, level = torch.get_num_threads(), root.handlers[:], root.level
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        for name in [name for name in os.environ if name.startswith("CAM_")]:
+            patch.delenv(name)
+        for name, value in environment(**settings).items():
+            patch.setenv(name, value)
+        root.handlers.clear()
+        torch.set_num_threads(processors())
+        try:
+            return main([*map(str, arguments)]), said.getvalue()
+        except SystemExit as stopped:
+            return int(str(stopped.code)), said.getvalue()
+        finally:
+            torch.set_num_threads(threads)
+            root.handlers[:] = handlers
+            root.setLevel(level)
 
 
-def kill(process: subprocess.Popen[str]) -> None:
-    """Ends it as a lack of memory or of current would."""
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+def run_apart(*arguments: object, **settings: object) -> tuple[int, str]:
+    """Runs `python -m app` in a process of its own; returns its exit status and all it said."""
+    return start(*arguments, **settings).wait()
 
 
 def rows(out: Path, network: str) -> pa.Table:

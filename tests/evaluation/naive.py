@@ -25,7 +25,8 @@ from tests.cam.peers import PEERS, TARGETS, as_the_peer_needs_it  # noqa: E402
 
 def heatmap(network: Network, path: str, method: str, utility: str, x: torch.Tensor, target: int) -> np.ndarray:
     """(height, width), in [0, 1]."""
-    with as_the_peer_needs_it(network.model), PEERS[method](network.model, [network.model.get_submodule(path)]) as cam:
+    layer = network.model.get_submodule(path)
+    with as_the_peer_needs_it(network.model, path), PEERS[method](network.model, [layer]) as cam:
         return np.asarray(cam(x[None], [TARGETS[utility](target)])[0], dtype=np.float64)
 
 

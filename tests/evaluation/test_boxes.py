@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.evaluation.boxes import Annotation, Boxes, localise
-from app.evaluation.dataset import Item
+from app.evaluation.boxes import Boxes, Corners, localise
+from app.evaluation.dataset import DatasetEntry
 from app.evaluation.errors import DataError
 from app.imaging.view import make_view
 from service_models import Preprocessing
@@ -29,9 +29,9 @@ LAYERS = {"pre_gap": "bn2", "last_conv": "conv_head"}
 METHODS = ("gradcam", "hirescam", "layercam")
 
 
-def annotated(folder: Path, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> Annotation:
+def annotated(folder: Path, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> tuple[Corners, ...]:
     (folder / "a.xml").write_text(XML.format(*size, "".join(OBJECT.format(*box) for box in boxes)))
-    found = Boxes(folder).of(Item(0, "deep/a.JPEG", None))
+    found = Boxes(folder).of(DatasetEntry(0, "deep/a.JPEG", None))
     assert found is not None
     return found
 
@@ -67,7 +67,7 @@ def test_nothing_is_said_without_boxes_or_without_evidence(tmp_path: Path) -> No
     assert localise(np.ones((100, 100), dtype=np.float32), None, (100, 100), view) == none
     whole = annotated(tmp_path, (100, 100), (1, 1, 100, 100))
     assert localise(np.zeros((100, 100), dtype=np.float32), whole, (100, 100), view) == none
-    assert Boxes(tmp_path).of(Item(0, "b.JPEG", None)) is None
+    assert Boxes(tmp_path).of(DatasetEntry(0, "b.JPEG", None)) is None
 
 
 @pytest.mark.parametrize("content", ["no xml", "<annotation/>", XML.format(0, 0, OBJECT.format(1, 1, 2, 2))])
@@ -76,7 +76,7 @@ def test_annotations_that_are_none_are_named(tmp_path: Path, content: str) -> No
         Boxes(tmp_path)
     (tmp_path / "a.xml").write_text(content)
     with pytest.raises(DataError, match=r"a\.xml is no annotation"):
-        Boxes(tmp_path).of(Item(0, "a.png", None))
+        Boxes(tmp_path).of(DatasetEntry(0, "a.png", None))
 
 
 def drawn(folder: Path) -> Path:
@@ -148,12 +148,12 @@ def test_annotations_are_found_by_path_and_otherwise_by_name(tmp_path: Path) -> 
         path.write_text(XML.format(size, size, box))
     boxes = Boxes(tmp_path)
     for name, size in (("cat/1.jpg", 10), ("dog/1.jpg", 20), ("2.jpg", 40), ("3.png", 50)):
-        found = boxes.of(Item(0, name, None))
+        found = boxes.of(DatasetEntry(0, name, None))
         assert found is not None
-        assert found.corners[0][2] == 2 / size
+        assert found[0][2] == 2 / size
     with pytest.raises(DataError, match=r"could both be that of bird/1\.jpg"):
-        boxes.of(Item(0, "bird/1.jpg", None))
-    items = [Item(0, "a/2.jpg", None), Item(1, "b/2.jpg", None)]
+        boxes.of(DatasetEntry(0, "bird/1.jpg", None))
+    items = [DatasetEntry(0, "a/2.jpg", None), DatasetEntry(1, "b/2.jpg", None)]
     with pytest.raises(DataError, match=r"2\.xml could be that of a/2\.jpg and that of b/2\.jpg"):
         boxes.fingerprint(items)
     assert boxes.fingerprint(items[:1]) != boxes.fingerprint([])

@@ -9,9 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
-from app.evaluation.plan import GRADIENT_METHODS
+from app.evaluation.plan import PAPER_METHODS
 from app.evaluation.rows import METRICS
-from tests.api.serving import Service, serving
+from testing.serving import Service, serving
 from tests.evaluation.data import EMBEDDED, LABELS, PHOTOGRAPHS, naive_rows, photographs, rows, run
 
 LAYERS = {"pre_gap": "bn2", "last_conv": "conv_head"}
@@ -37,7 +37,6 @@ def out(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with serving(tmp_path_factory.mktemp("service")) as running:
-        running.wait_until_ready()
         yield running
 
 
@@ -47,9 +46,7 @@ def found(out: Path) -> list[dict[str, Any]]:
 
 
 def test_every_image_has_a_row_for_each_layer_and_method_in_order(found: list[dict[str, Any]]) -> None:
-    expected = [
-        (f"{name}.png", layer, method) for name in PHOTOGRAPHS for layer in LAYERS for method in GRADIENT_METHODS
-    ]
+    expected = [(f"{name}.png", layer, method) for name in PHOTOGRAPHS for layer in LAYERS for method in PAPER_METHODS]
     assert [(row["image"], row["layer"], row["method"]) for row in found] == expected
     assert all(row["layer_path"] == LAYERS[row["layer"]] and row["utility"] == "rest" for row in found)
     assert all(row["error"] is None and row["label"] is None for row in found)
@@ -62,7 +59,7 @@ def asked(service: Service, data: Path) -> dict[tuple[str, str, str], dict[str, 
         for name in PHOTOGRAPHS:
             content = (data / f"{name}.png").read_bytes()
             for layer in LAYERS:
-                for method in GRADIENT_METHODS:
+                for method in PAPER_METHODS:
                     fields = {"layer": layer, "method": method, "include": "attribution"}
                     headers = {"Content-Type": "image/png"}
                     answer = client.post("/v1/explain", content=content, headers=headers, params=fields)
@@ -92,7 +89,7 @@ def test_rows_and_tables_equal_the_calls_of_the_service_aggregated_by_hand(
 
     with (out / "tables" / "tables.csv").open(newline="") as file:
         table = [line for line in csv.DictReader(file) if " minus " not in line["method"]]
-    assert len(table) == len(LAYERS) * len(GRADIENT_METHODS)
+    assert len(table) == len(LAYERS) * len(PAPER_METHODS)
     for line in table:
         mine = [answers[f"{name}.png", line["layer"], line["method"]]["metrics"] for name in PHOTOGRAPHS]
         means = {name: sum(metrics[name] for metrics in mine) / len(mine) for name in METRICS}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.data import OPTIONS, ROOT, rows, shards
+from tests.evaluation.data import IMAGES, OPTIONS, SHARDS, shards
 from tests.evaluation.on_ray import actors, outside, started, wait_until
 from tests.processes import descendants, end
 
@@ -35,8 +35,8 @@ def test_ray_writes_the_same_files_and_says_nothing_of_its_own(
         assert shards(running.out) == expected
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
     bars = [line for line in re.split(r"[\r\n]+", said) if line]
-    assert all(re.search(r"\d+/501 \[", line) for line in bars), said
-    assert "501/501" in bars[-1]
+    assert all(re.search(rf"\d+/{IMAGES + 1} \[", line) for line in bars), said
+    assert f"{IMAGES + 1}/{IMAGES + 1}" in bars[-1]
     assert not list(ray_folder.rglob("auth_token")), "the token is on the disk"
 
 
@@ -49,30 +49,8 @@ def test_a_worker_that_is_killed_is_made_up_for(
         end(actor)
         status, said = running.ends()
         assert status == 0, said
-        assert not running.has_written(9)
+        assert not running.has_written(SHARDS + 1)
         assert shards(running.out) == expected
-
-
-def test_a_network_that_cannot_be_loaded_holds_up_nobody(
-    many_images: Path, small_config: Path, ray_folder: Path, tmp_path: Path
-) -> None:
-    options = [option if option != "small" else "vgg16,small" for option in OPTIONS]
-    # Relative paths, which the workers must find nevertheless.
-    paths = {"config": os.path.relpath(small_config, ROOT), "weights_dir": os.path.relpath(tmp_path, ROOT)}
-    with started(
-        ray_folder,
-        Path(os.path.relpath(tmp_path / "out", ROOT)),
-        "--data",
-        os.path.relpath(many_images, ROOT),
-        *options,
-        "--limit",
-        4,
-        **paths,
-    ) as running:
-        status, said = running.ends()
-    assert status == 1, said
-    assert "vgg16 was not evaluated" in said
-    assert rows(tmp_path / "out", "small").num_rows > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -88,15 +66,3 @@ def test_a_run_on_ray_that_is_stopped_says_how_to_go_on_and_leaves_no_process(
         assert "stopped; the same command with --resume goes on" in said
         assert "Traceback" not in said
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
-
-
-def test_what_the_workers_leave_out_is_told_once(
-    many_images: Path, small_config: Path, ray_folder: Path, tmp_path: Path
-) -> None:
-    options = ("--models", "small", "--methods", "cam,gradcam", "--utilities", "pre-softmax", "--batch-size", 1)
-    with started(
-        ray_folder, tmp_path / "out", "--data", many_images, *options, "--limit", 130, config=small_config
-    ) as running:
-        status, said = running.ends()
-    assert status == 0, said
-    assert said.count("'cam' needs a layer that feeds global average pooling") == 1

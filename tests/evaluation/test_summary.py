@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from app.evaluation.errors import ResultsError
-from app.evaluation.rows import METRICS, Row, table_of
+from app.evaluation.rows import METRICS, ResultRow, table_of
 from app.evaluation.summary import NetworkSummary, summarise
 
 IMAGES = 60
@@ -27,8 +27,9 @@ def values(seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
 
 def table(figures: dict[str, dict[str, Any]], **others: Any) -> Any:
     return table_of(
-        Row(index=i, image=f"{i}.png", network="net", layer="pre_gap", layer_path="bn2", method=method, utility="rest",
-            **{name: None if math.isnan(column[i]) else float(column[i]) for name, column in columns.items()}, **others)
+        ResultRow(index=i, image=f"{i}.png", network="net", layer="pre_gap", layer_path="bn2", method=method,
+            utility="rest", **others,
+            **{name: None if math.isnan(column[i]) else float(column[i]) for name, column in columns.items()})
         for i in range(IMAGES)
         for method, columns in figures.items()
     )  # fmt: skip
@@ -117,7 +118,7 @@ def test_rows_that_do_not_match_are_refused() -> None:
     whole = table(values())
     with pytest.raises(ResultsError, match="other combinations for some images"):
         summarise("net", whole.slice(0, whole.num_rows - 1))
-    unusable = table_of([Row(index=0, image="a.png", network="net", error="cut short")])
+    unusable = table_of([ResultRow(index=0, image="a.png", network="net", error="cut short")])
     with pytest.raises(ResultsError, match="none of 1 images"):
         summarise("net", unusable)
 

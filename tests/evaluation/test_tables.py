@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.evaluation.plots import plot_adcc, plot_pairs
 from app.evaluation.published import presets, published
-from app.evaluation.rows import METRICS, Row, table_of
+from app.evaluation.rows import METRICS, ResultRow, table_of
 from app.evaluation.summary import summarise
 from app.evaluation.tables import to_csv, to_latex, to_markdown
 from service_models import CATALOGUE
@@ -23,8 +23,8 @@ PAIRS = [("shapleycam", "gradcam")]
 def made(network: str = "vgg16", layer: str = "last_conv", utilities: tuple[str, ...] = ("rest",)) -> object:
     chance = np.random.default_rng(0)
     return table_of(
-        Row(index=i, image=f"{i}.png", network=network, layer=layer, layer_path="x", method=method, utility=utility,
-            label=1, predicted_class=i % 2,
+        ResultRow(index=i, image=f"{i}.png", network=network, layer=layer, layer_path="x", method=method,
+            utility=utility, label=1, predicted_class=i % 2,
             **{name: float(10 + 5 * place + 20 * chance.random()) for name in METRICS})
         for i in range(50)
         for utility in utilities
@@ -100,7 +100,7 @@ def test_latex_has_no_letter_left_that_means_something_there() -> None:
 
 def test_what_ties_for_the_best_is_best_together() -> None:
     table = table_of(
-        Row(index=0, image="a.png", network="net", layer="pre_gap", layer_path="x", method=method, utility="rest",
+        ResultRow(index=0, image="a.png", network="net", layer="pre_gap", layer_path="x", method=method, utility="rest",
             **dict.fromkeys(METRICS, value))
         for method, value in (("gradcam", 50.001), ("layercam", 50.0), ("hirescam", 40.0), ("cam", 30.0))
     )  # fmt: skip

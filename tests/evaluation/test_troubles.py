@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.data import EMBEDDED, OPTIONS, rows, run
+from tests.evaluation.data import EMBEDDED, OPTIONS, photographs, rows, run
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(many_images: Path, small_config: Path) -> None:
@@ -70,3 +70,19 @@ def test_numbers_that_mean_nothing_are_refused(option: tuple[str, object], tmp_p
     status, said = run("evaluate", "--data", tmp_path, "--out", tmp_path / "out", *option)
     assert status == 2
     assert f"argument {option[0]}: invalid number" in said
+
+
+def test_a_network_of_several_labels_is_evaluated_without_labels(tmp_path: Path) -> None:
+    photographs(tmp_path / "data" / "0")
+    config = tmp_path / "networks.toml"
+    entry = 'architecture = "timm:test_resnet"\nweights = "random"\nclasses = {classes}\nscores = "sigmoid"\n'
+    networks = (("findings", 14), ("mole", 1))
+    config.write_text("".join(f"[networks.{name}]\n{entry.format(classes=classes)}" for name, classes in networks))
+    command = ("evaluate", "--data", tmp_path / "data", "--methods", "gradcam", "--layers", "pre_gap")
+    status, said = run(*command, "--models", "findings", "--target", "label", "--out", tmp_path / "no", config=config)
+    assert status != 0
+    assert "every label of findings is true or false for itself" in said
+    status, said = run(*command, "--models", "findings,mole", "--out", tmp_path / "out", config=config)
+    assert status == 0, said
+    assert set(rows(tmp_path / "out", "findings")["label"].to_pylist()) == {None}
+    assert set(rows(tmp_path / "out", "mole")["label"].to_pylist()) == {0}

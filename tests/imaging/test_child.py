@@ -1,4 +1,4 @@
-"""A decoding child is small and leaves with its parent."""
+"""An image process is small and leaves with its parent."""
 
 import json
 import os
@@ -15,11 +15,11 @@ HEAVY = ("torch", "numpy", "matplotlib", "timm", "service_models", "asyncio")
 
 PARENT = """
 import asyncio, os
-from app.runtime.decoding import Decoders
+from app.runtime.image_processes import ImageProcesses
 async def main():
-    decoders = Decoders(2, 1_000_000)
-    await decoders.start()
-    print(*decoders.children.pids, flush=True)
+    images = ImageProcesses(2, 1_000_000)
+    await images.pool.start()
+    print(*images.pool.pids, flush=True)
     {end}
 asyncio.run(main())
 """

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.imaging.decode import ACCEPTED_FORMATS, decode
-from tests.imaging.pictures import MAX_PIXELS, encoded, gradient, noise, photograph, rgb
+from app.imaging.formats import FORMATS
+from testing.pictures import MAX_PIXELS, decode, encoded, gradient, noise, photograph, rgb
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {}}
 
@@ -37,7 +37,7 @@ def test_compressed_tiff_gives_its_pixels(compression: str) -> None:
         pytest.param(
             "AVIF",
             {"quality": 95},
-            marks=pytest.mark.skipif("AVIF" not in ACCEPTED_FORMATS, reason="Pillow has no AVIF"),
+            marks=pytest.mark.skipif("AVIF" not in FORMATS, reason="Pillow has no AVIF"),
         ),
         ("TIFF", {"compression": "jpeg", "quality": 95}),
     ],
@@ -62,7 +62,7 @@ def test_gif_gives_its_palette_colours() -> None:
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_only_the_first_frame_of_an_animation_is_read(file_format: str) -> None:
-    if file_format not in ACCEPTED_FORMATS:
+    if file_format not in FORMATS:
         pytest.skip("Pillow has no AVIF")
     frames = [Image.new("RGB", (24, 16), colour) for colour in ("red", "blue", "lime")]
     options: dict[str, object] = {"lossless": True} if file_format == "WEBP" else {}
@@ -95,7 +95,7 @@ STORED = {
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_pictures_are_turned_upright(file_format: str, orientation: int) -> None:
-    if file_format not in ACCEPTED_FORMATS:
+    if file_format not in FORMATS:
         pytest.skip("Pillow has no AVIF")
     upright = gradient(24, 40)
     exif = Image.Exif()

@@ -2,12 +2,22 @@
 
 import pytest
 
-from app.imaging.decode import ACCEPTED_FORMATS
-from app.imaging.errors import ImageTooSmall, ImageUnreadable, ImagingError, TooManyPixels, UnsupportedImage
-from app.imaging.messages import LENGTH, Garbled, describe_error, describe_order, error_of, order_of, pack, unpack
-from app.imaging.reading import Order
+from app.errors import ImageError, ImageUnreadable
+from app.imaging.formats import unsupported
+from app.imaging.inspection.limits import too_many_pixels, too_small
+from app.imaging.messages import (
+    LENGTH,
+    ProtocolError,
+    decode_message,
+    decode_spec_of,
+    error_message,
+    error_of,
+    pack,
+    unpack,
+)
+from app.imaging.reading import DecodeSpec
 
-ORDER = Order("pad", (160, 224), 256, "bicubic", (0.1, 0.2, 0.3), 1024)
+DECODE_SPEC = DecodeSpec("pad", (160, 224), 256, "bicubic", (0.1, 0.2, 0.3), 4095, 1024)
 
 
 def over_the_wire(message: dict[str, object]) -> dict[str, object]:
@@ -16,22 +26,22 @@ def over_the_wire(message: dict[str, object]) -> dict[str, object]:
     return unpack(packed[LENGTH.size :])
 
 
-def test_an_order_arrives_as_it_was() -> None:
-    assert order_of(over_the_wire(describe_order(ORDER, 5, 20.0))) == ORDER
+def test_a_spec_arrives_as_it_was() -> None:
+    assert decode_spec_of(over_the_wire(decode_message(DECODE_SPEC, 5, 20.0))) == DECODE_SPEC
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        UnsupportedImage(ACCEPTED_FORMATS),
-        TooManyPixels(50_000, 40_000, 64_000_000),
-        TooManyPixels(2**64 - 1, 48, 64_000_000),
-        ImageTooSmall(7, 4000, 8),
-        ImageUnreadable("The PNG file is cut short or corrupt."),
+        unsupported(),
+        too_many_pixels(50_000, 40_000, 64_000_000),
+        too_many_pixels(2**64 - 1, 48, 64_000_000),
+        too_small(7, 4000),
+        ImageUnreadable("the PNG file is cut short or corrupt"),
     ],
 )
-def test_an_error_arrives_with_its_words_and_details(error: ImagingError) -> None:
-    arrived = error_of(over_the_wire(describe_error(error)), 64_000_000)
+def test_an_error_arrives_with_its_words_and_details(error: ImageError) -> None:
+    arrived = error_of(over_the_wire(error_message(error)), 64_000_000)
     assert type(arrived) is type(error)
     assert str(arrived) == str(error)
     assert vars(arrived) == vars(error)
@@ -40,8 +50,8 @@ def test_an_error_arrives_with_its_words_and_details(error: ImagingError) -> Non
 @pytest.mark.parametrize(
     "text", [b"", b"\x80\x04N.", b"[1]", b"null", b"[" * 16_000, b'{"width": ' + b"9" * 9_000 + b"}"]
 )
-def test_what_is_no_object_is_garbled(text: bytes) -> None:
-    with pytest.raises(Garbled):
+def test_what_is_no_object_is_a_protocol_error(text: bytes) -> None:
+    with pytest.raises(ProtocolError):
         unpack(text)
 
 
@@ -59,6 +69,6 @@ def test_what_is_no_object_is_garbled(text: bytes) -> None:
         {"error": "ImageUnreadable", "message": {}},
     ],
 )
-def test_what_is_no_error_of_ours_is_garbled(message: dict[str, object]) -> None:
-    with pytest.raises(Garbled):
+def test_what_is_no_error_of_ours_is_a_protocol_error(message: dict[str, object]) -> None:
+    with pytest.raises(ProtocolError):
         error_of(message, 64_000_000)

@@ -9,9 +9,10 @@ import PIL
 import pytest
 from PIL import Image
 
-from app.imaging.decode import decode
-from app.imaging.errors import ImageUnreadable
-from tests.imaging.pictures import MAX_PIXELS, UInt8, encoded, gradient, noise, over_white, rgb
+from app.errors import ImageUnreadable
+from app.imaging.decode import load_image, open_image
+from app.imaging.pixels import Depth, levels_to_rgb
+from testing.pictures import MAX_PIXELS, UInt8, decode, encoded, gradient, noise, over_white, rgb
 
 SAMPLES_PER_PIXEL = {0: 1, 2: 3, 4: 2, 6: 4}
 
@@ -171,31 +172,62 @@ def eight_bits(samples: npt.NDArray[np.uint16]) -> UInt8:
     return np.round(samples / 257).astype(np.uint8)
 
 
+def assert_deep(data: bytes, expected: npt.NDArray[np.uint16]) -> None:
+    """All bits of it reach the network, and eyes see it rounded to eight."""
+    picture = decode(data, MAX_PIXELS)
+    np.testing.assert_array_equal(np.asarray(picture.pixels), expected)
+    assert picture.depth == Depth(int(expected.max()), 0)
+    np.testing.assert_array_equal(rgb(levels_to_rgb(picture.pixels, 65535)), grey(eight_bits(expected)))
+
+
 @pytest.mark.parametrize(
     ("mode", "compression", "byte_order"),
     [("I;16", "raw", b"II"), ("I;16B", "raw", b"MM"), ("I;16", "tiff_deflate", b"II")],
 )
-def test_sixteen_bit_grey_tiff_is_scaled(mode: str, compression: str, byte_order: bytes) -> None:
+def test_sixteen_bit_grey_tiff_keeps_its_bits(mode: str, compression: str, byte_order: bytes) -> None:
     order = ">u2" if mode == "I;16B" else "<u2"
     image = Image.frombytes(mode, RAMP.shape, RAMP.astype(order).tobytes())
     data = encoded(image, "TIFF", compression=compression)
     assert data[:2] == byte_order
-    np.testing.assert_array_equal(decoded(data), grey(eight_bits(RAMP)))
+    assert_deep(data, RAMP)
 
 
 def test_sixteen_bit_grey_tiff_whose_zero_is_white() -> None:
-    data = tiff_with_tag(encoded(Image.fromarray(RAMP), "TIFF"), 262, 1, 0)
-    np.testing.assert_array_equal(decoded(data), grey(255 - eight_bits(RAMP)))
+    assert_deep(tiff_with_tag(encoded(Image.fromarray(RAMP), "TIFF"), 262, 1, 0), 65535 - RAMP)
 
 
-def test_sixteen_bit_grey_png_is_scaled() -> None:
-    np.testing.assert_array_equal(decoded(sixteen_bit_png(RAMP, 0)), grey(eight_bits(RAMP)))
+def test_twelve_bit_grey_tiff_whose_zero_is_white() -> None:
+    samples = RAMP // 16
+    samples[5, 5] = 5000
+    data = tiff_with_tag(encoded(Image.fromarray(samples), "TIFF"), 262, 1, 0)
+    picture = load_image(open_image(data, MAX_PIXELS), max_value=4095)
+    np.testing.assert_array_equal(np.asarray(picture.pixels), 4095 - np.minimum(samples, 4095))
+    assert picture.depth == Depth(5000, 1)
+
+
+def test_what_is_transparent_does_not_count_as_use_of_the_range() -> None:
+    samples = np.full((24, 24), 100, np.uint16)
+    samples[3, 3] = 4000
+    picture = decode(encoded(Image.fromarray(samples), "PNG", transparency=100), MAX_PIXELS)
+    assert picture.depth == Depth(4000, 0)
+    np.testing.assert_array_equal(np.asarray(picture.pixels), np.where(samples == 100, 65535, samples))
+
+
+def test_sixteen_bit_grey_png_keeps_its_bits() -> None:
+    assert_deep(sixteen_bit_png(RAMP, 0), RAMP)
 
 
 def test_sixteen_bit_grey_png_with_one_transparent_level() -> None:
     data = encoded(Image.fromarray(RAMP), "PNG", transparency=int(RAMP[3, 3]))
-    expected = np.where(RAMP[3, 3] == RAMP, np.uint8(255), eight_bits(RAMP))
-    np.testing.assert_array_equal(decoded(data), grey(expected))
+    assert_deep(data, np.where(RAMP[3, 3] == RAMP, np.uint16(65535), RAMP))
+
+
+def test_what_is_above_white_is_white() -> None:
+    picture = load_image(open_image(sixteen_bit_png(RAMP, 0), MAX_PIXELS), max_value=4095)
+    np.testing.assert_array_equal(np.asarray(picture.pixels), np.minimum(RAMP, 4095))
+    assert picture.depth == Depth(65535, int((RAMP > 4095).sum()))
+    expected = np.round(np.minimum(RAMP, 4095) * (255 / 4095)).astype(np.uint8)
+    np.testing.assert_array_equal(rgb(levels_to_rgb(picture.pixels, 4095)), grey(expected))
 
 
 @pytest.mark.parametrize("colour_type", [2, 4, 6])

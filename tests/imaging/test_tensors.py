@@ -7,7 +7,7 @@ from torchvision import transforms
 from app.imaging.tensors import denormalise, normalise
 from app.imaging.view import render_view
 from service_models.spec import Preprocessing
-from tests.imaging.pictures import noise, photograph
+from testing.pictures import noise, photograph
 
 
 def test_normalise_is_bit_identical_to_torchvision() -> None:

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from app.imaging.tensors import normalise
 from app.imaging.view import Fit, make_view, render_view
 from service_models.spec import Interpolation, Preprocessing
-from tests.imaging.pictures import levels, noise, photograph, rgb
+from testing.pictures import levels, noise, photograph, rgb
 
 SHAPES = {
     "default": Preprocessing(),

@@ -1,52 +1,74 @@
-"""Pools of decoding children for the tests: whole when a test has done what it will to one, and gone after that."""
+"""Image processes for the tests: all there when a test has done what it will to them, and gone after that."""
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from app.imaging.decode import open_image
-from app.imaging.picture import Picture, picture_of
-from app.imaging.reading import Order, read_image
-from app.runtime.decoding import Decoders, Reading
+from app.imaging.picture import PreparedPicture, pixels_of
+from app.imaging.reading import DecodeSpec, read_image
+from app.imaging.view import make_view
+from app.runtime.image_processes import ImageProcesses
+from app.runtime.picture_request import read_picture
 from service_models.spec import Preprocessing
-from tests.imaging.pictures import MAX_PIXELS, encoded, gradient, photograph
+from testing.pictures import MAX_PIXELS, encoded, gradient, photograph
 
 WAIT_S = 60
-ORDER = Order.of(Preprocessing(), "crop", 1024)
-FULL_SIZE = Order.of(Preprocessing(), "crop", 0)
+DECODE_SPEC = DecodeSpec.of(Preprocessing(), "crop", 1024)
+FULL_SIZE = DecodeSpec.of(Preprocessing(), "crop", 0)
 PHOTO = encoded(photograph("chelsea"), "JPEG")
-# 3 bytes a pixel, held 5 times over: 15 and 3.75 MB of the budget.
-LARGE, SMALL = encoded(gradient(1000, 1000), "PNG"), encoded(gradient(500, 500), "PNG")
+# 19 and 2.6 MB of the budget while they are decoded, 3 and 0 after that.
+LARGE, SMALL = encoded(gradient(1000, 1000), "PNG"), encoded(gradient(400, 400), "PNG")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A picture that was read, and its base, which is gone by now."""
+
+    picture: PreparedPicture
+    base: bytes | None
+    digest: bytes = b""
+    decode_ms: float = 0.0
+    wait_ms: float = 0.0
 
 
 @asynccontextmanager
-async def decoders(count: int = 2, max_pixels: int = MAX_PIXELS, **options: Any) -> AsyncIterator[Decoders]:
-    """A pool that must be whole when the test has done what it will to it, and gone after that."""
+async def image_processes(
+    count: int = 2, max_pixels: int = MAX_PIXELS, **options: Any
+) -> AsyncIterator[ImageProcesses]:
+    """Processes that must all be there when the test has done what it will to it, and gone after that."""
     open_before = open_files()
-    pool = Decoders(count, max_pixels, **options)
+    images = ImageProcesses(count, max_pixels, **options)
     ever: set[int] = set()
     try:
-        yield pool
-        await until(lambda: pool.children.idle == count)
-        assert pool.budget.held == 0
-        ever |= pool.children.pids
+        yield images
+        # A request that was given up frees its memory just after its process.
+        await until(lambda: images.pool.idle == count and images.budget.held == images.large.held == 0)
+        ever |= images.pool.pids
     finally:
-        await asyncio.wait_for(pool.close(), WAIT_S)
-    assert not pool.children.pids
+        await asyncio.wait_for(images.pool.close(), WAIT_S)
+    assert not images.pool.pids
     assert not any(map(is_child, ever))
-    assert open_files() == open_before
+    open_after = open_files()
+    assert open_after == open_before, open_after ^ open_before
 
 
 def open_files() -> set[str]:
-    """What this process has open, where the system tells."""
+    """What this process has open, by number and name, where the system tells."""
     folder = Path("/proc/self/fd")
-    return {str(fd) for fd in folder.iterdir() if fd.exists()} if folder.exists() else set()
+    found = set()
+    for fd in folder.iterdir() if folder.exists() else ():
+        with suppress(FileNotFoundError):  # that of the folder itself
+            found.add(f"{fd.name} {fd.readlink()}")
+    return found
 
 
 def is_child(pid: int) -> bool:
@@ -69,22 +91,40 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def read(pool: Decoders, data: bytes, order: Order = ORDER) -> Reading:
-    async with pool.read(data, order) as reading:
-        return reading
+@asynccontextmanager
+async def stopped(images: ImageProcesses) -> AsyncIterator[None]:
+    """Processes that take work and do none of it: what waits behind it can be arranged without haste."""
+    pids = images.pool.pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
-def in_this_process(data: bytes, order: Order, max_pixels: int = MAX_PIXELS) -> Picture:
-    return picture_of(read_image(open_image(data, max_pixels), order), order)
+async def read(images: ImageProcesses, data: bytes, spec: DecodeSpec = DECODE_SPEC) -> Read:
+    async with read_picture(images, data, spec) as reading:
+        base = reading.picture.base
+        held = base.memory.read(0, base.memory.size) if base is not None else None
+        return Read(reading.picture, held, reading.digest, reading.decode_ms, reading.wait_ms)
 
 
-def assert_equal(picture: Picture, expected: Picture) -> None:
+def in_this_process(data: bytes, spec: DecodeSpec, max_pixels: int = MAX_PIXELS) -> Read:
+    made = read_image(open_image(data, max_pixels), spec)
+    view = make_view(made.width, made.height, spec, spec.fit)
+    pixels = pixels_of(made.view, spec, is_deep=made.depth is not None)
+    picture = PreparedPicture(made.format, made.width, made.height, view, pixels, made.depth, None)
+    return Read(picture, made.base.tobytes() if made.base is not None else None)
+
+
+def assert_equal(found: Read, wanted: Read) -> None:
+    picture, expected = found.picture, wanted.picture
     assert (picture.format, picture.width, picture.height) == (expected.format, expected.width, expected.height)
     assert picture.view == expected.view
     np.testing.assert_array_equal(picture.pixels, expected.pixels)
-    assert (picture.base is None) == (expected.base is None)
-    if picture.base is not None:
-        np.testing.assert_array_equal(picture.base, expected.base)
+    assert found.base == wanted.base
 
 
 def run(work: Awaitable[None]) -> None:

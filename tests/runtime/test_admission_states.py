@@ -49,7 +49,7 @@ class AdmissionStates(RuleBasedStateMachine):
         may_end = asyncio.Event()
 
         async def stay() -> None:
-            async with self.runtime.admitted():
+            with self.runtime.admitted():
                 await may_end.wait()
                 if fails:
                     raise ZeroDivisionError("a bug")

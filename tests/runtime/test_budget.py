@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from app.runtime.budget import Budget, Place
+from app.runtime.budget import Budget, Reservation
 
 # 25 of 100 are kept for requests of at most 6.
 CAPACITY = 100
@@ -25,7 +25,7 @@ def test_places_are_given_in_the_order_in_which_they_were_asked_for() -> None:
             place = await budget.take(cost)
             order.append(number)
             await settle()
-            place.give_back()
+            place.release()
 
         # The third would fit beside the first, but the second was there before.
         await asyncio.gather(*(hold(number, cost) for number, cost in enumerate([50, 60, 20, 70])))
@@ -44,7 +44,7 @@ def test_a_small_request_passes_large_ones_that_wait_and_none_of_them_starves() 
         small = [budget.try_take(5) for _ in range(6)]
         # They have their own lane to its end, and nothing of what somebody waits for.
         assert [place is not None for place in small] == [True] * 5 + [False]
-        large.give_back()
+        large.release()
         await settle()
         assert waiting.done()
         assert budget.held == 100
@@ -59,18 +59,19 @@ def test_small_requests_fill_what_nobody_else_wants() -> None:
     assert budget.held == 100
 
 
-def test_what_costs_more_than_there_is_takes_all_of_it() -> None:
+def test_a_reservation_that_shrinks_leaves_the_rest_to_others() -> None:
     async def ask() -> None:
         budget = Budget(CAPACITY)
-        other = await budget.take(10)
-        waiting = asyncio.create_task(budget.take(1_000_000))
+        first = await budget.take(budget.largest)
+        waiting = asyncio.create_task(budget.take(50))
         await settle()
         assert not waiting.done()
-        other.give_back()
-        place = await waiting
+        first.shrink(80)  # it has less already
+        first.shrink(25)
+        second = await waiting
         assert budget.held == 75
-        assert place.cost == 1_000_000
-        place.give_back()
+        first.release()
+        second.release()
         assert budget.held == 0
 
     asyncio.run(ask())
@@ -81,8 +82,8 @@ def test_a_place_is_given_back_once() -> None:
     first, second = budget.try_take(30), budget.try_take(30)
     assert first is not None
     assert second is not None
-    first.give_back()
-    first.give_back()
+    first.release()
+    first.release()
     assert budget.held == 30
 
 
@@ -95,11 +96,11 @@ def test_who_gives_up_waiting_leaves_the_place_to_the_next(granted: bool) -> Non
         await settle()
         if granted:
             # In the very moment in which the place becomes free.
-            first.give_back()
+            first.release()
         gives_up.cancel()
         await settle()
-        first.give_back()
-        (await waits).give_back()
+        first.release()
+        (await waits).release()
         assert budget.held == 0
 
     asyncio.run(ask())
@@ -123,17 +124,17 @@ def test_the_budget_is_never_exceeded_and_whole_in_the_end_whoever_gives_up_when
         budget, chance = Budget(CAPACITY), random.Random(0)
 
         async def hold(cost: int) -> None:
-            place: Place = await budget.take(cost)
+            place: Reservation = await budget.take(cost)
             assert budget.held <= CAPACITY
             try:
                 for _ in range(chance.randrange(4)):
                     await asyncio.sleep(0)
             finally:
-                place.give_back()
+                place.release()
 
         tasks = []
         for _ in range(2_000):
-            tasks.append(asyncio.create_task(hold(chance.choice([1, 5, 20, 60, 500]))))
+            tasks.append(asyncio.create_task(hold(chance.choice([1, 5, 20, 60, 75]))))
             if chance.random() < 0.3:
                 chance.choice(tasks).cancel()
             if chance.random() < 0.5:

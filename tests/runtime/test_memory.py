@@ -1,12 +1,13 @@
 """Memory goes back to the system when a burst is over."""
 
 import ctypes
+import gc
 import sys
 
 import pytest
 
 from app.runtime import memory
-from app.runtime.memory import Trimmer, resident_bytes, trim
+from app.runtime.memory import Trimmer, resident_bytes, settle, trim
 
 MIB = 2**20
 
@@ -58,3 +59,16 @@ def test_what_was_freed_is_given_back() -> None:
     assert before is not None
     assert after is not None
     assert before - after > 150 * MIB
+
+
+def test_the_collector_does_not_look_again_at_what_lives_when_the_start_ends() -> None:
+    living = [[number] for number in range(10_000)]
+    try:
+        settle()
+        garbage: list[object] = []
+        garbage.append(garbage)
+        assert not {id(each) for each in gc.get_objects()} & {id(each) for each in living}
+        del garbage
+        assert gc.collect() == 1
+    finally:
+        gc.unfreeze()

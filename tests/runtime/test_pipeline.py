@@ -13,16 +13,18 @@ from app.cam.chunks import images_at_once
 from app.cam.methods import METHODS
 from app.cam.questions import Question
 from app.cam.utilities import UTILITIES
-from app.runtime.backend import Begun, nobody_asks
-from app.runtime.decoding import Reading
-from app.runtime.jobs import Kind
-from app.runtime.pipeline import Answer, explain_layers, see
+from app.imaging.reading import DecodeSpec
+from app.runtime.backend import ExplainRequest, OnStart, ignore_start
+from app.runtime.jobs import BatchKind
+from app.runtime.picture_request import DecodedPicture, read_picture
+from app.runtime.pipeline import Answer, explain
 from app.runtime.runtime import Runtime
 from app.runtime.served import ServedNetwork
 from app.runtime.worker import DeviceWorker
 from app.settings import Settings
-from service_models import load_network, read_config, resolve
-from tests.imaging.pictures import encoded, photograph
+from service_models import load_network, resolve
+from service_models.config import read_config
+from testing.pictures import encoded, photograph
 
 CONFIG = '[networks.vit]\narchitecture = "timm:test_vit"\nweights = "random"\nclasses = 10\n'
 PHOTO = encoded(photograph("chelsea"), "JPEG")
@@ -45,27 +47,30 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedNetwork]:
 
 
 @asynccontextmanager
-async def seen_by(served: ServedNetwork) -> AsyncIterator[Reading]:
+async def decoded_for(served: ServedNetwork) -> AsyncIterator[DecodedPicture]:
     runtime = Runtime(Settings())
     try:
-        async with see(runtime, served.network, PHOTO, "crop") as seen:
-            yield seen
+        async with read_picture(runtime.images, PHOTO, DecodeSpec.of(served.network.preprocessing)) as decoded:
+            yield decoded
     finally:
-        await runtime.decoders.close()
+        await runtime.images.pool.close()
         runtime.close()
 
 
-async def score(served: ServedNetwork, seen: Reading, begun: Begun = nobody_asks) -> Answer:
-    (layer,) = served.network.layers.values()
-    return await explain_layers(served, seen, (layer,), [SCORECAM], smooth="none", limit_s=float("inf"), begun=begun)
+def scorecam_request(served: ServedNetwork) -> ExplainRequest:
+    return ExplainRequest(tuple(served.network.layers.values()), (SCORECAM,))
+
+
+async def score(served: ServedNetwork, decoded: DecodedPicture, on_start: OnStart = ignore_start) -> Answer:
+    return await explain(served, decoded, scorecam_request(served), on_start)
 
 
 class Batches:
     """Counts the batches that a network is shown, and calls back as each begins."""
 
-    def __init__(self, network: nn.Module, begun: Callable[[int], None] = lambda _number: None) -> None:
+    def __init__(self, network: nn.Module, on_batch: Callable[[int], None] = lambda _number: None) -> None:
         self.count = 0
-        self._begun = begun
+        self._on_batch = on_batch
         self._handle = network.get_submodule("patch_embed.proj").register_forward_pre_hook(self._note)
 
     def __enter__(self) -> "Batches":
@@ -76,18 +81,18 @@ class Batches:
 
     def _note(self, _module: nn.Module, _inputs: object) -> None:
         self.count += 1
-        self._begun(self.count)
+        self._on_batch(self.count)
 
 
 def test_scorecam_shows_the_network_every_channel_where_somebody_waits(served: ServedNetwork) -> None:
     async def ask() -> Answer:
-        async with seen_by(served) as seen:
-            return await score(served, seen)
+        async with decoded_for(served) as decoded:
+            return await score(served, decoded)
 
     with Batches(served.network.model) as batches:
         answer = asyncio.run(ask())
-    assert answer.explanations[0].forward_passes == 1 + CHANNELS
-    assert batches.count == 1 + CHANNELS // images_at_once(answer.images)
+    assert answer.output.explanations[0].forward_passes == 1 + CHANNELS
+    assert batches.count == 1 + CHANNELS // images_at_once(answer.output.image)
 
 
 def test_who_asks_is_told_on_the_devices_thread_when_it_begins_and_what_it_is_estimated_to_take(
@@ -96,13 +101,12 @@ def test_who_asks_is_told_on_the_devices_thread_when_it_begins_and_what_it_is_es
     told: list[tuple[float | None, str, int]] = []
 
     async def ask() -> None:
-        async with seen_by(served) as seen:
+        async with decoded_for(served) as decoded:
             with Batches(served.network.model) as batches:
-                await score(served, seen, lambda s: told.append((s, threading.current_thread().name, batches.count)))
+                await score(served, decoded, lambda s: told.append((s, threading.current_thread().name, batches.count)))
 
     asyncio.run(ask())
-    (layer,) = served.network.layers.values()
-    assert told == [(served.estimate_s((layer,), [SCORECAM], "none"), "device-cpu", 0)]
+    assert told == [(served.layers.estimate(scorecam_request(served)).seconds, "device-cpu", 0)]
     assert told[0][0] is not None
 
 
@@ -113,21 +117,23 @@ def test_a_job_that_nobody_waits_for_any_more_ends_with_the_batch_that_it_is_at(
         third = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def begun(number: int) -> None:
+        def on_batch(number: int) -> None:
             if number == 3:
                 loop.call_soon_threadsafe(third.set)
                 assert abandoned.wait(WAIT_S)
 
-        async with seen_by(served) as seen:
-            with Batches(served.network.model, begun) as batches:
-                job = asyncio.create_task(score(served, seen))
+        async with decoded_for(served) as decoded:
+            with Batches(served.network.model, on_batch) as batches:
+                job = asyncio.create_task(score(served, decoded))
                 await asyncio.wait_for(third.wait(), WAIT_S)
                 job.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await job
                 abandoned.set()
                 # The next in the queue has its turn.
-                await asyncio.wait_for(served.worker.run(Kind("next", lambda _batch, _pause: [None]), None), WAIT_S)
+                await asyncio.wait_for(
+                    served.worker.run(BatchKind("next", lambda _batch, _pause: [None]), None), WAIT_S
+                )
                 return batches.count
 
     assert asyncio.run(give_up_at_the_third_batch()) == 3
@@ -137,18 +143,20 @@ def test_a_job_that_is_given_up_before_its_turn_is_never_begun(served: ServedNet
     free = threading.Event()
 
     async def give_up_in_the_queue() -> int:
-        async with seen_by(served) as seen:
+        async with decoded_for(served) as decoded:
             with Batches(served.network.model) as batches:
-                held_up: Kind[None, bool] = Kind("before", lambda _batch, _pause: [free.wait(WAIT_S)])
+                held_up: BatchKind[None, bool] = BatchKind("before", lambda _batch, _pause: [free.wait(WAIT_S)])
                 before = asyncio.create_task(served.worker.run(held_up, None))
-                job = asyncio.create_task(score(served, seen))
+                job = asyncio.create_task(score(served, decoded))
                 await asyncio.sleep(0)
                 job.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await job
                 free.set()
                 assert (await before).result
-                await asyncio.wait_for(served.worker.run(Kind("next", lambda _batch, _pause: [None]), None), WAIT_S)
+                await asyncio.wait_for(
+                    served.worker.run(BatchKind("next", lambda _batch, _pause: [None]), None), WAIT_S
+                )
                 return batches.count
 
     assert asyncio.run(give_up_in_the_queue()) == 0

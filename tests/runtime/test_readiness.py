@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.runtime import readiness
-from app.runtime.jobs import Kind
+from app.runtime.jobs import BatchKind
 from app.runtime.readiness import why_not_ready
 from app.runtime.worker import DeviceWorker
 
@@ -41,7 +41,7 @@ def fail(worker: DeviceWorker, error: Exception) -> None:
             raise error
 
         with pytest.raises(type(error)):
-            await worker.run(Kind("broken", run), None)
+            await worker.run(BatchKind("broken", run), None)
 
     asyncio.run(ask())
 
@@ -87,7 +87,7 @@ def test_a_device_that_finishes_nothing_is_not_ready(worker: DeviceWorker) -> No
         return [None]
 
     async def ask() -> tuple[str | None, str | None]:
-        job = asyncio.create_task(worker.run(Kind("hangs", hang), None))
+        job = asyncio.create_task(worker.run(BatchKind("hangs", hang), None))
         assert await asyncio.to_thread(begun.wait, LONG_S)
         await asyncio.sleep(0.1)
         network = Probed()

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from app.cam.chunks import Pause, images_at_once
+from app.cam.chunks import Checkpoint, images_at_once
 from app.cam.errors import TargetError
 from app.errors import WorkerFailed
-from app.runtime.jobs import Done, Kind
+from app.runtime.jobs import BatchKind, JobResult
 from app.runtime.worker import DeviceWorker
 
 WAIT_S = 60
@@ -26,7 +26,7 @@ def worker() -> Iterator[DeviceWorker]:
     worker.close()
 
 
-class Device:
+class BlockingDevice:
     """Something to do: notes each batch, and can be held up."""
 
     def __init__(self) -> None:
@@ -35,22 +35,22 @@ class Device:
         self.has_begun = threading.Event()
         self.fault: Callable[[Sequence[Any]], None] = lambda _batch: None
 
-    def run(self, batch: Sequence[Any], _pause: Pause) -> list[str]:
+    def run(self, batch: Sequence[Any], _checkpoint: Checkpoint) -> list[str]:
         self.batches.append(list(batch))
         self.has_begun.set()
         assert self.is_free.wait(WAIT_S)
         self.fault(batch)
         return [f"answer to {payload}" for payload in batch]
 
-    def kind(self, key: str = "a", most: int = 8) -> Kind[Any, str]:
-        return Kind(key, self.run, most)
+    def kind(self, key: str = "a", max_size: int = 8) -> BatchKind[Any, str]:
+        return BatchKind(key, self.run, max_size)
 
 
 async def until(event: threading.Event) -> None:
     assert await asyncio.to_thread(event.wait, WAIT_S)
 
 
-async def gather(worker: DeviceWorker, device: Device, payloads: Sequence[Any], **kind: Any) -> list[Any]:
+async def gather(worker: DeviceWorker, device: BlockingDevice, payloads: Sequence[Any], **kind: Any) -> list[Any]:
     """Asks for all payloads while the device is held up with another job, then frees it."""
     first = asyncio.create_task(worker.run(device.kind("first"), "first"))
     await until(device.has_begun)
@@ -62,7 +62,7 @@ async def gather(worker: DeviceWorker, device: Device, payloads: Sequence[Any], 
 
 
 def test_an_idle_worker_starts_at_once_and_a_busy_one_gathers_a_batch(worker: DeviceWorker) -> None:
-    device = Device()
+    device = BlockingDevice()
     answers = asyncio.run(gather(worker, device, range(5)))
     assert device.batches == [["first"], [0, 1, 2, 3, 4]]
     assert [answer.result for answer in answers] == [f"answer to {number}" for number in range(5)]
@@ -70,13 +70,13 @@ def test_an_idle_worker_starts_at_once_and_a_busy_one_gathers_a_batch(worker: De
 
 
 def test_a_full_batch_takes_no_more_and_keeps_the_order(worker: DeviceWorker) -> None:
-    device = Device()
-    asyncio.run(gather(worker, device, range(7), most=3))
+    device = BlockingDevice()
+    asyncio.run(gather(worker, device, range(7), max_size=3))
     assert device.batches[1:] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_only_jobs_of_one_kind_share_a_batch_and_the_oldest_goes_first(worker: DeviceWorker) -> None:
-    device = Device()
+    device = BlockingDevice()
 
     async def ask() -> None:
         first = asyncio.create_task(worker.run(device.kind("first"), "first"))
@@ -95,7 +95,7 @@ def test_only_jobs_of_one_kind_share_a_batch_and_the_oldest_goes_first(worker: D
 
 
 def test_a_batch_is_full_when_it_would_run_for_a_second(worker: DeviceWorker) -> None:
-    device = Device()
+    device = BlockingDevice()
 
     async def ask() -> None:
         first = asyncio.create_task(worker.run(device.kind("first"), "first"))
@@ -110,7 +110,7 @@ def test_a_batch_is_full_when_it_would_run_for_a_second(worker: DeviceWorker) ->
 
 
 def test_a_job_that_nobody_waits_for_leaves_the_queue(worker: DeviceWorker) -> None:
-    device = Device()
+    device = BlockingDevice()
 
     async def ask() -> None:
         first = asyncio.create_task(worker.run(device.kind("first"), "first"))
@@ -128,7 +128,7 @@ def test_a_job_that_nobody_waits_for_leaves_the_queue(worker: DeviceWorker) -> N
 
 
 def test_a_fault_stays_with_the_job_that_has_it(worker: DeviceWorker) -> None:
-    device = Device()
+    device = BlockingDevice()
 
     def fault(batch: Sequence[Any]) -> None:
         if 3 in batch:
@@ -144,7 +144,7 @@ def test_a_fault_stays_with_the_job_that_has_it(worker: DeviceWorker) -> None:
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(worker: DeviceWorker) -> None:
-    device = Device()
+    device = BlockingDevice()
 
     def fault(batch: Sequence[Any]) -> None:
         if len(batch) > 2:
@@ -163,14 +163,14 @@ def test_a_single_job_out_of_memory_goes_on_in_smaller_chunks(worker: DeviceWork
     images = torch.empty(1, 3, 4, 4)
     tried = []
 
-    def run(_batch: Sequence[None], _pause: Pause) -> list[int]:
+    def run(_batch: Sequence[None], _checkpoint: Checkpoint) -> list[int]:
         tried.append(images_at_once(images))
         if tried[-1] > 2:
             raise error
         return [tried[-1]]
 
-    async def ask() -> Done[int]:
-        return await worker.run(Kind("scorecam", run), None)
+    async def ask() -> JobResult[int]:
+        return await worker.run(BatchKind("scorecam", run), None)
 
     assert asyncio.run(ask()).result == 2
     assert tried == [8, 4, 2]
@@ -178,30 +178,30 @@ def test_a_single_job_out_of_memory_goes_on_in_smaller_chunks(worker: DeviceWork
 
 
 def test_a_job_that_never_fits_is_told_so(worker: DeviceWorker) -> None:
-    def run(_batch: Sequence[None], _pause: Pause) -> list[int]:
+    def run(_batch: Sequence[None], _checkpoint: Checkpoint) -> list[int]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(WorkerFailed, match="too little memory"):
-        asyncio.run(worker.run(Kind("large", run), None))
+        asyncio.run(worker.run(BatchKind("large", run), None))
 
 
 def test_short_jobs_pass_in_the_pauses_of_a_long_one(worker: DeviceWorker) -> None:
-    device = Device()
+    device = BlockingDevice()
     device.is_free.set()
     order: list[str] = []
     has_begun, may_go_on = threading.Event(), threading.Event()
 
-    def long(_batch: Sequence[None], pause: Pause) -> list[str]:
+    def long(_batch: Sequence[None], checkpoint: Checkpoint) -> list[str]:
         has_begun.set()
         assert may_go_on.wait(WAIT_S)
         for slice_ in range(3):
-            pause()
+            checkpoint()
             order.append(f"slice {slice_}, after {len(device.batches)} batches")
         return ["long"]
 
-    async def ask() -> tuple[Done[str], list[Done[str]]]:
-        slow = asyncio.create_task(worker.run(Kind("long", long, is_long=True), None))
-        other = asyncio.create_task(worker.run(Kind("other", lambda _b, _p: ["other"], is_long=True), None))
+    async def ask() -> tuple[JobResult[str], list[JobResult[str]]]:
+        slow = asyncio.create_task(worker.run(BatchKind("long", long, is_long=True), None))
+        other = asyncio.create_task(worker.run(BatchKind("other", lambda _b, _p: ["other"], is_long=True), None))
         await until(has_begun)
         shorts = [asyncio.create_task(worker.run(device.kind(key), key)) for key in "aab"]
         await asyncio.sleep(0)
@@ -213,29 +213,29 @@ def test_short_jobs_pass_in_the_pauses_of_a_long_one(worker: DeviceWorker) -> No
     slow, answers = asyncio.run(ask())
     assert slow.result == "long"
     assert [answer.result for answer in answers] == ["answer to a", "answer to a", "answer to b"]
-    # One batch a pause: neither starves the other.
+    # One batch a checkpoint: neither starves the other.
     assert order == ["slice 0, after 1 batches", "slice 1, after 2 batches", "slice 2, after 2 batches"]
     assert device.batches == [["a", "a"], ["b"]]
 
 
 def test_a_long_job_is_not_charged_for_what_passed_in_between(worker: DeviceWorker) -> None:
-    def long(_batch: Sequence[None], pause: Pause) -> list[None]:
+    def long(_batch: Sequence[None], checkpoint: Checkpoint) -> list[None]:
         has_begun.set()
         assert may_go_on.wait(WAIT_S)
-        pause()
+        checkpoint()
         return [None]
 
-    def nap(_batch: Sequence[None], _pause: Pause) -> list[None]:
+    def nap(_batch: Sequence[None], _checkpoint: Checkpoint) -> list[None]:
         time.sleep(0.5)
         return [None]
 
     has_begun, may_go_on = threading.Event(), threading.Event()
 
-    async def ask() -> tuple[Done[None], Done[None], float]:
+    async def ask() -> tuple[JobResult[None], JobResult[None], float]:
         started = time.perf_counter()
-        slow = asyncio.create_task(worker.run(Kind("long", long, is_long=True), None))
+        slow = asyncio.create_task(worker.run(BatchKind("long", long, is_long=True), None))
         await until(has_begun)
-        short = asyncio.create_task(worker.run(Kind("short", nap), None))
+        short = asyncio.create_task(worker.run(BatchKind("short", nap), None))
         await asyncio.sleep(0)
         may_go_on.set()
         done = await slow, await short
@@ -254,7 +254,7 @@ def kill(worker: DeviceWorker) -> None:
 
 
 def test_when_the_worker_dies_the_waiting_hear_of_it_at_once_and_the_next_request_works(worker: DeviceWorker) -> None:
-    device = Device()
+    device = BlockingDevice()
 
     async def ask() -> None:
         jobs = [asyncio.create_task(worker.run(device.kind("first"), "first"))]
@@ -275,20 +275,20 @@ def test_when_the_worker_dies_the_waiting_hear_of_it_at_once_and_the_next_reques
 def test_a_closed_worker_refuses(worker: DeviceWorker) -> None:
     worker.close()
     with pytest.raises(WorkerFailed, match="stopping"):
-        asyncio.run(worker.run(Device().kind(), "too late"))
+        asyncio.run(worker.run(BlockingDevice().kind(), "too late"))
 
 
 def test_silence_counts_only_while_there_is_work(worker: DeviceWorker) -> None:
-    device = Device()
+    device = BlockingDevice()
 
     async def ask() -> None:
-        assert worker.silent_s() == 0
+        assert worker.stalled_s() == 0
         job = asyncio.create_task(worker.run(device.kind(), 1))
         await until(device.has_begun)
         await asyncio.sleep(0.05)
-        assert 0.05 <= worker.silent_s() < WAIT_S
+        assert 0.05 <= worker.stalled_s() < WAIT_S
         device.is_free.set()
         await job
-        assert worker.silent_s() == 0
+        assert worker.stalled_s() == 0
 
     asyncio.run(ask())

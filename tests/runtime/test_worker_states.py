@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from app.cam.chunks import Pause
+from app.cam.chunks import Checkpoint
 from app.cam.errors import TargetError
 from app.errors import WorkerFailed
-from app.runtime.jobs import Kind
+from app.runtime.jobs import BatchKind
 from app.runtime.worker import DeviceWorker
 
 WAIT_S = 60
@@ -35,8 +35,8 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-BACK = "back from a pause"
-# Kind, what is wrong with it, and how long it is estimated to take.
+BACK = "back from a checkpoint"
+# BatchKind, what is wrong with it, and how long it is estimated to take.
 JOBS = st.tuples(
     st.sampled_from(["a", "a", "a", "b", "b", "c", "long"]),
     st.sampled_from(["none"] * 12 + ["mistake", "bug", "fits alone", "never fits", "kill"]),
@@ -73,7 +73,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-class Device:
+class SimulatedDevice:
     """What batches run on: stops each where it begins, and does to each job what is wrong with it."""
 
     def __init__(self) -> None:
@@ -82,14 +82,14 @@ class Device:
         self.answered: Counter[int] = Counter()
         self._begun: set[int] = set()
 
-    def run(self, batch: Sequence[Ask], pause: Pause) -> list[tuple[str, int]]:
+    def run(self, batch: Sequence[Ask], checkpoint: Checkpoint) -> list[tuple[str, int]]:
         """Goes on at once with what has begun before: halves of a batch, and jobs in smaller chunks."""
         numbers = [ask.number for ask in batch]
         if not self._begun.issuperset(numbers):
             self._begun.update(numbers)
             self.said.put(numbers)
-            while self.told.get(timeout=WAIT_S) == "pause":
-                pause()
+            while self.told.get(timeout=WAIT_S) == "checkpoint":
+                checkpoint()
                 self.said.put(BACK)
         faults = {ask.fault for ask in batch}
         if "kill" in faults:
@@ -105,15 +105,15 @@ class Device:
 
 
 class WorkerStates(RuleBasedStateMachine):
-    """Jobs come, callers hang up, batches pause, end, fail and kill; then the worker is closed."""
+    """Jobs come, callers hang up, batches checkpoint, end, fail and kill; then the worker is closed."""
 
     # How many of a kind make a full batch; only the last takes long.
     MOST: ClassVar[dict[str, int]] = {"a": 4, "b": 2, "c": 1, "long": 1}
 
     def __init__(self) -> None:
         super().__init__()
-        self.device, self.worker = Device(), DeviceWorker(torch.device("cpu"))
-        self.kinds = {key: Kind(key, self.device.run, most, key == "long") for key, most in self.MOST.items()}
+        self.device, self.worker = SimulatedDevice(), DeviceWorker(torch.device("cpu"))
+        self.kinds = {key: BatchKind(key, self.device.run, most, key == "long") for key, most in self.MOST.items()}
         self.loop = asyncio.new_event_loop()
         self.asks: list[Ask] = []
         self.waiting: list[Ask] = []
@@ -146,10 +146,10 @@ class WorkerStates(RuleBasedStateMachine):
 
     @precondition(lambda self: self.running)
     @rule()
-    def pause(self) -> None:
+    def checkpoint(self) -> None:
         """The running batch lets others pass, or finds that nobody waits for it."""
         batch = self.running[-1]
-        self.device.told.put("pause")
+        self.device.told.put("checkpoint")
         if all(ask.is_cancelled for ask in batch):
             self._end_batch()
         elif batch[0].key == "long" and (short := self._gather([ask for ask in self.waiting if ask.key != "long"])):
@@ -171,7 +171,7 @@ class WorkerStates(RuleBasedStateMachine):
             self.waiting, self.running = [], []
             # Whoever comes now finds a new worker, or is told of the old one's end.
             wait_until(lambda: self.worker._thread is not thread)
-            self.worker.start(lambda: None).result(WAIT_S)
+            self.worker.submit(lambda: None).result(WAIT_S)
             return
         self._wait_for(batch)
         for ask in batch:
@@ -194,9 +194,9 @@ class WorkerStates(RuleBasedStateMachine):
         try:
             closing.start()
             wait_until(lambda: self.worker._is_closing)
-            # At its next pause a batch hears of it; one that does not pause is awaited.
+            # At its next checkpoint a batch hears of it; one that does not checkpoint is awaited.
             for number in range(2 * len(self.running)):
-                self.device.told.put("pause" if number % 2 == 0 else "finish")
+                self.device.told.put("checkpoint" if number % 2 == 0 else "finish")
             closing.join(WAIT_S)
             assert not closing.is_alive()
             assert not self.worker._thread.is_alive()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.service_models.mirror import Mirror, serve
+from testing.mirror import Mirror, serve
 
 
 @pytest.fixture(scope="package", autouse=True)

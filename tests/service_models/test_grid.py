@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from service_models import Grid, grid_of, spatial_grid
+from service_models.grid import Grid, grid_of, spatial_grid
 
 SQUARE = (224, 224)
 

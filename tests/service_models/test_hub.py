@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from service_models import Hub, HubUnreachable, NetworkSpec, WeightsError
+from service_models import NetworkSpec
+from service_models.errors import HubUnreachable, WeightsError
 from service_models.hub import HubFile, fetch, hub_file
-from tests.service_models.mirror import Mirror
+from service_models.spec import Hub
+from testing.mirror import Mirror
 
 TORCHVISION = NetworkSpec("resnet18", "torchvision", "resnet18", weights=Hub("IMAGENET1K_V1"))
 TIMM = NetworkSpec("atto", "timm", "convnext_atto", weights=Hub("d2_in1k"))

@@ -1,13 +1,15 @@
 """Layers that nobody named are found by running the network."""
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
-from service_models import LayerError, infer_layers, resolve
-from service_models.layers import check_layers
+from service_models import resolve
+from service_models.calibration import calibrate_random_weights
+from service_models.errors import UnknownLayer
+from service_models.layers import check_layers, infer_layers
 from service_models.libraries import build
-from service_models.lively import make_lively
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,7 @@ from service_models.lively import make_lively
     [
         (
             "densenet121",
-            {"pre_gap": "features.norm5", "last_conv": "features.denseblock4.denselayer16.conv2"},
+            {"pre_gap": "features.norm5+relu", "last_conv": "features.denseblock4.denselayer16.conv2"},
         ),
         (
             "convnext_tiny",
@@ -37,7 +39,7 @@ from service_models.lively import make_lively
     ],
 )
 def test_layers_of_networks_outside_the_catalogue(name: str, layers: dict[str, str]) -> None:
-    model = make_lively(build(resolve(name)), 0, (224, 224))
+    model = calibrate_random_weights(build(resolve(name)), 0, (224, 224))
 
     assert infer_layers(model, (224, 224)) == layers
 
@@ -65,6 +67,39 @@ def test_an_in_place_relu_is_told_from_the_convolution_whose_tensor_it_returns()
     assert infer_layers(_Tiny().eval(), (32, 32)) == {"pre_gap": "relu", "last_conv": "conv"}
 
 
+class _Rectified(nn.Module):
+    """A normalisation whose output passes through a ReLU on its way to the pooling, alone or beside itself."""
+
+    def __init__(self, in_place: bool, beside: float) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.BatchNorm2d(4), nn.Linear(4, 5)
+        self.in_place, self.beside = in_place, beside
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.conv(images))
+        rectified = nn.functional.relu(maps, inplace=self.in_place)
+        if self.beside:
+            rectified = rectified + self.beside * maps
+        return self.fc(rectified.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("in_place", "beside", "path"), [(False, 0.0, "norm+relu"), (True, 0.0, "norm+relu"), (False, 0.1, "norm")]
+)
+def test_a_relu_without_a_module_is_part_of_the_path_where_all_passes_through_it(
+    in_place: bool, beside: float, path: str
+) -> None:
+    torch.manual_seed(0)
+
+    assert infer_layers(_Rectified(in_place, beside).eval(), (32, 32)) == {"pre_gap": path}
+
+
+def test_the_timm_network_whose_module_has_the_relu_in_it_keeps_the_module() -> None:
+    model = calibrate_random_weights(timm.create_model("densenet121", num_classes=5), 0, (64, 64))
+
+    assert infer_layers(model, (64, 64))["pre_gap"] == "features.norm5"
+
+
 def test_a_grid_of_which_one_position_counts_is_no_layer() -> None:
     assert infer_layers(_Tiny(dead=True).eval(), (32, 32)) == {}
 
@@ -78,6 +113,12 @@ def test_inference_leaves_no_hooks_and_no_gradients() -> None:
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
 
 
+def test_the_relu_after_a_module_is_a_layer_as_the_module_is() -> None:
+    check_layers(_Tiny(), {"pre_gap": "conv+relu"}, "birds")
+    with pytest.raises(UnknownLayer, match=r"birds: pre_gap: .*'convv\+relu'; close paths: relu, conv"):
+        check_layers(_Tiny(), {"pre_gap": "convv+relu"}, "birds")
+
+
 def test_a_layer_that_is_no_module_is_refused_with_close_paths() -> None:
-    with pytest.raises(LayerError, match=r"birds: last_conv: .*'convv'; close paths: conv"):
+    with pytest.raises(UnknownLayer, match=r"birds: last_conv: .*'convv'; close paths: conv"):
         check_layers(_Tiny(), {"last_conv": "convv"}, "birds")

@@ -9,21 +9,10 @@ from PIL import Image
 from skimage import data
 from torchvision.transforms import v2
 
-from service_models import (
-    CATALOGUE,
-    ArchitectureError,
-    Checkpoint,
-    ConfigError,
-    LayerError,
-    Network,
-    NetworkSpec,
-    Preprocessing,
-    Random,
-    WeightsError,
-    load_network,
-    resolve,
-)
+from service_models import CATALOGUE, Network, NetworkSpec, Preprocessing, Random, load_network, resolve
+from service_models.errors import ArchitectureError, ConfigError, UnknownLayer, WeightsError
 from service_models.libraries import build
+from service_models.spec import CheckpointFile
 
 CPU = torch.device("cpu")
 RANDOM = NetworkSpec("net", "torchvision", "mobilenet_v3_small", weights=Random())
@@ -79,7 +68,7 @@ def test_a_users_own_checkpoint_with_its_own_classes(library: str, tmp_path: Pat
         "birds",
         library,  # type: ignore[arg-type]
         "resnet18",
-        weights=Checkpoint(tmp_path / "birds.pth"),
+        weights=CheckpointFile(tmp_path / "birds.pth"),
         labels=("magpie", "robin", "wren"),
         classes=3,
     )
@@ -115,7 +104,7 @@ def test_transformers_are_built_for_the_configured_input(name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        (replace(RANDOM, layers={"pre_gap": "features.99"}), LayerError, r"no module 'features.99'; close paths: f"),
+        (replace(RANDOM, layers={"pre_gap": "features.99"}), UnknownLayer, r"no module 'features.99'; close paths: f"),
         (replace(RANDOM, labels=("a", "b")), ConfigError, "2 labels for a network with 1000 classes"),
         (
             NetworkSpec("v", "torchvision", "vit_b_32", weights=Random(), preprocessing=Preprocessing((96, 64), 96)),
@@ -140,4 +129,4 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "net.pth")
 
     with pytest.raises(ArchitectureError, match="net: its logits are not finite"):
-        load_network(replace(RANDOM, weights=Checkpoint(tmp_path / "net.pth")), CPU)
+        load_network(replace(RANDOM, weights=CheckpointFile(tmp_path / "net.pth")), CPU)

@@ -2,7 +2,9 @@
 
 import logging
 
+import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from skimage import data
@@ -11,7 +13,12 @@ from timm.data.config import resolve_data_config
 from torchvision.models import get_model_weights
 from torchvision.transforms import v2
 
-from service_models import Hub, NetworkSpec, Preprocessing, WeightsError, library_preprocessing, resolve
+from app.imaging.tensors import normalise
+from app.imaging.view import render_view
+from service_models import NetworkSpec, Preprocessing, resolve
+from service_models.errors import WeightsError
+from service_models.preprocessing import library_preprocessing
+from service_models.spec import Fit, Hub
 
 
 def _view(preprocessing: Preprocessing) -> v2.Compose:
@@ -45,8 +52,6 @@ def test_views_of_torchvision_give_its_own_tensors(name: str, tag: str | None) -
     "name", ["tf_efficientnet_lite0", "convnext_atto.d2_in1k", "vit_tiny_patch16_224", "mobilenetv3_large_100"]
 )
 def test_views_of_timm_give_its_own_tensors(name: str) -> None:
-    import timm
-
     picture = Image.fromarray(data.chelsea())
     config = resolve_data_config(pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
 
@@ -55,13 +60,32 @@ def test_views_of_timm_give_its_own_tensors(name: str) -> None:
     torch.testing.assert_close(ours, create_transform(**config)(picture), rtol=0, atol=1e-5)
 
 
-def test_a_squashed_view_becomes_a_crop_of_the_same_scale_with_a_warning(
+@pytest.mark.parametrize(
+    ("name", "fit"), [("vit_base_patch16_clip_384.openai_ft_in1k", "stretch"), ("resnet50.tv_in1k", "crop")]
+)
+def test_networks_that_saw_all_of_a_stretched_picture_see_that_here(name: str, fit: Fit) -> None:
+    config = resolve_data_config(pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
+    view = library_preprocessing(resolve(name))
+    assert view.fit == fit
+    picture = Image.fromarray(data.chelsea())
+    ours = normalise([torch.tensor(np.asarray(render_view(picture, view, view.fit)))], view, "cpu")[0]
+    torch.testing.assert_close(ours, create_transform(**config)(picture), rtol=0, atol=1e-5)
+
+
+def test_a_crop_of_a_stretched_view_becomes_a_crop_of_the_same_scale_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    squashed = [
+        name
+        for name in timm.list_models(pretrained=True)
+        if (config := timm.models.get_pretrained_cfg(name)).crop_mode == "squash"
+        and config.crop_pct != 1
+        and config.num_classes
+    ]
     with caplog.at_level(logging.WARNING):
-        view = library_preprocessing(resolve("vit_base_patch16_clip_384.openai_ft_in1k"))
+        view = library_preprocessing(resolve(squashed[0]))
 
-    assert view.input_size == (384, 384)
+    assert view.fit == "crop"
     assert "crop mode 'squash'" in caplog.text
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from service_models import CATALOGUE, Hub, NetworkSpec, UnknownNetwork, resolve
+from service_models import CATALOGUE, NetworkSpec, resolve
+from service_models.errors import UnknownNetwork
+from service_models.spec import Hub
 
 
 def test_the_configuration_wins_over_the_catalogue_and_the_catalogue_over_the_libraries() -> None:
@@ -52,5 +54,5 @@ def test_what_is_no_image_classifier_of_torchvision_is_unknown(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["", "a b", "../etc/passwd", "timm:resnet50", "résnet", "resnet50\n"])
 def test_a_name_of_other_characters_is_refused(name: str) -> None:
-    with pytest.raises(UnknownNetwork, match="no name of a network"):
+    with pytest.raises(UnknownNetwork, match="is not a network name"):
         resolve(name)

@@ -10,12 +10,14 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from service_models import CATALOGUE, Checkpoint, Embedded, Hub, HubUnreachable, NetworkSpec, Random, WeightsError
+from service_models import CATALOGUE, NetworkSpec, Preprocessing, Random
 from service_models.checkpoint import StateDict
+from service_models.errors import HubUnreachable, WeightsError
 from service_models.hub import sha256_of
 from service_models.libraries import build
+from service_models.spec import CheckpointFile, Embedded, Hub
 from service_models.weights import load_weights
-from tests.service_models.mirror import Mirror
+from testing.mirror import Mirror
 
 SIZE = (64, 64)
 SQUEEZENET = NetworkSpec("squeeze", "torchvision", "squeezenet1_1", weights=Hub("IMAGENET1K_V1"))
@@ -36,7 +38,7 @@ def _no_cache(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
 def test_an_explicit_checkpoint_comes_before_the_weights_directory(tmp_path: Path) -> None:
     torch.save(_state(SQUEEZENET, 1), tmp_path / "squeeze.pth")
     torch.save(_state(SQUEEZENET, 2), tmp_path / "mine.pth")
-    spec = replace(SQUEEZENET, weights=Checkpoint(tmp_path / "mine.pth"))
+    spec = replace(SQUEEZENET, weights=CheckpointFile(tmp_path / "mine.pth"))
     model = build(spec)
 
     assert load_weights(model, spec, SIZE, tmp_path) == "file/mine.pth"
@@ -66,7 +68,7 @@ def test_random_weights_ignore_the_weights_directory(tmp_path: Path) -> None:
     torch.save(_state(SQUEEZENET, 1), tmp_path / "squeeze.pth")
     spec = replace(SQUEEZENET, weights=Random(3))
 
-    assert load_weights(build(spec), spec, SIZE, tmp_path) == "random"
+    assert load_weights(build(spec), spec, Preprocessing(input_size=SIZE), tmp_path) == "random"
 
 
 def test_torchvision_weights_come_from_its_hub(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

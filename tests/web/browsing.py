@@ -121,6 +121,14 @@ def change(page: Page, label: str, value: str) -> dict[str, Any]:
     return answered.value.json()
 
 
+def compare(page: Page) -> dict[str, Any]:
+    """Compares what is chosen; answers with the service's reply."""
+    with page.expect_response(lambda response: response.url.endswith("/v1/compare")) as answered:
+        page.get_by_role("button", name="Compare", exact=True).click()
+    page.locator("#comparison figure").first.wait_for()
+    return answered.value.json()
+
+
 def tab_to(page: Page, wanted: Locator) -> None:
     """Presses Tab until something has the focus."""
     for _ in range(120):

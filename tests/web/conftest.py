@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.api.serving import Service, serving
-from tests.imaging.pictures import encoded, photograph
+from testing.pictures import encoded, photograph
+from testing.serving import Service, serving
 from tests.tools import tool
 from tests.web.browsing import Visits
 
@@ -25,48 +25,47 @@ _OPTIONS = [
 _PATIENCE_MS = 30_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service as it comes, with the network that needs no download."""
-    with serving(tmp_path_factory.mktemp("service")) as running:
-        running.wait_until_ready()
+    # On a machine that other tests keep busy, what is shown running would be refused for its time.
+    with serving(tmp_path_factory.mktemp("service"), timeout_s=600) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def odd_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with more networks: labels that can be mistaken, two classes only, layers by other names."""
-    with serving(tmp_path_factory.mktemp("odd"), models="tf_efficientnet_lite0,small,vit,pair") as running:
-        running.wait_until_ready()
+    """A service with more networks: labels that can be mistaken, two classes only, layers by other names, 12 bits."""
+    with serving(
+        tmp_path_factory.mktemp("odd"), models="tf_efficientnet_lite0,small,vit,pair,film", trunk="eager"
+    ) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def key() -> str:
     """Opens the guarded service."""
     return "0123456789abcdef-alice"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guarded_service(tmp_path_factory: pytest.TempPathFactory, key: str) -> Iterator[Service]:
     """A service that asks for a key."""
     folder = tmp_path_factory.mktemp("guarded")
     keys = folder / "keys"
     keys.write_text(f"alice: {key}\n")
-    with serving(folder, api_keys_file=keys) as running:
-        running.wait_until_ready()
+    with serving(folder, api_keys_file=keys, trunk="eager") as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that answers one request at a time and refuses the others."""
-    with serving(tmp_path_factory.mktemp("narrow"), queue_size=1) as running:
-        running.wait_until_ready()
+    with serving(tmp_path_factory.mktemp("narrow"), queue_size=1, trunk="eager") as running:
         yield running
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def chromium() -> str:
     """The browser's program, sought before any service starts in vain."""
     return shutil.which("chromium") or shutil.which("google-chrome") or tool("chromium", "chromium")
@@ -89,7 +88,7 @@ def visit(browser: Browser) -> Iterator[Visits]:
         yield visits
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Files to upload, by name: JPEGs as they are, and `chelsea_500`, whose longer side has 500 px."""
     pictures = {name: photograph(name) for name in ("chelsea", "coffee", "astronaut", "rocket")}

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page
 
-from tests.api.serving import Service
+from testing.serving import Service
 
 
 def shown(page: Page) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.api.serving import Service
+from testing.serving import Service
 from tests.web.browsing import DESKTOP, PHONE, Visits, serious_findings, tab_to
 
 VIEWS = [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")]

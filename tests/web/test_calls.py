@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.api.serving import Service
+from testing.serving import Service
 from tests.web.browsing import Visits, choose
 from tests.web.screen import distance, pixels, shown
 
@@ -81,10 +81,11 @@ def test_a_call_for_an_example_runs_anywhere(
     if tab == "Explain":
         assert distance(shown(page), pixels((tmp_path / "overlay.png").read_bytes())) < 1
         return
-    with page.expect_response(re.compile("/v1/compare")) as answered:
-        page.get_by_role("button", name="Compare", exact=True).click()
-    sheet = answered.value.json()["sheet"]
-    assert pixels((tmp_path / "sheet.png").read_bytes()).shape == (sheet["height"], sheet["width"], 3)
+    page.get_by_role("button", name="Compare", exact=True).click()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download as PNG").click()
+    saved.value.save_as(tmp_path / "page.png")
+    assert distance(*(pixels((tmp_path / name).read_bytes()) for name in ("sheet.png", "page.png"))) < 0.1
 
 
 @pytest.mark.parametrize("language", ["curl", "Python"])
@@ -119,6 +120,26 @@ def test_a_seed_of_any_size_arrives_as_it_is(visit: Visits, service: Service) ->
     expect(page.locator("#figures")).to_be_visible()
     expect(page.locator("#call")).to_contain_text(f"seed={2**63 - 1}")
     expect(page.get_by_label("Seed")).to_have_value(str(2**63 - 1))
+
+
+def test_a_call_is_that_of_what_is_on_the_screen_while_something_else_is_refused(
+    visit: Visits, service: Service
+) -> None:
+    visit.expect_error("status of 422")
+    page = visit(service.url, "/#example=rocket.jpg&method=gradcam")
+    expect(page.locator("#figures")).to_be_visible()
+    page.get_by_label("Method", exact=True).select_option("cam")
+    expect(page.locator("#notice")).to_contain_text("422")
+    expect(page.locator("#caption")).to_contain_text("by gradcam")
+    page.get_by_label("Strength").fill("0.3")
+    expect(page.locator("#call")).to_contain_text("alpha=0.3")
+    expect(page.locator("#call")).to_contain_text("method=gradcam")
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.locator("#comparison figure")).to_have_count(6)
+    page.get_by_label("fakecam").check()
+    expect(page.get_by_text("Made with other settings")).to_be_visible()
+    expect(page.locator("#call")).not_to_contain_text("fakecam")
 
 
 def test_a_call_follows_what_is_set(visit: Visits, service: Service, photographs: dict[str, Path]) -> None:
@@ -189,4 +210,4 @@ def test_a_link_that_does_not_fit_this_service_is_no_dead_end(visit: Visits, ser
 def test_a_link_with_a_target_that_there_is_not_shows_the_services_own_words(visit: Visits, service: Service) -> None:
     visit.expect_error("status of 422")
     page = visit(service.url, "/#example=rocket.jpg&target=4000")
-    expect(page.locator("#notice")).to_contain_text("target takes")
+    expect(page.locator("#notice")).to_contain_text("target: expected")

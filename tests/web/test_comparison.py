@@ -1,7 +1,6 @@
 """Explanations side by side."""
 
 import base64
-import json
 import re
 from pathlib import Path
 
@@ -10,28 +9,29 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.api.serving import Service
-from tests.web.browsing import DESKTOP, PHONE, Visits, choose
-from tests.web.screen import pixels
-
-
-def compare(page: Page) -> dict:
-    """Compares what is chosen; answers with the service's reply."""
-    with page.expect_response(lambda response: response.url.endswith("/v1/compare")) as answered:
-        page.get_by_role("button", name="Compare", exact=True).click()
-    page.locator("#comparison figure").first.wait_for()
-    return answered.value.json()
+from testing.serving import Service
+from tests.web.browsing import DESKTOP, PHONE, Visits, choose, compare
+from tests.web.screen import distance, overlay, pixels
 
 
 def names(page: Page) -> list[tuple[str, str]]:
     """Class, and method with utility, of each picture in the order on the screen."""
     return [
-        (row.locator("h3").evaluate("title => title.firstChild.data"), " ".join(caption.split("\n")[0].split()))
-        for row in page.locator("#comparison .row").all()
+        (
+            row.get_by_role("rowheader").evaluate("title => title.firstChild.data"),
+            " ".join(caption.split("\n")[0].split()),
+        )
+        for row in page.locator("#comparison tbody").get_by_role("row").all()
         for caption in row.locator("figcaption").evaluate_all(
             "all => all.map((one) => one.childNodes[0].textContent + one.childNodes[1].data)"
         )
     ]
+
+
+def headings(page: Page) -> list[str]:
+    """Those of the columns that have pictures."""
+    table = page.get_by_role("table", name="Explanations side by side")
+    return [" ".join(heading.split()) for heading in table.get_by_role("columnheader").all_text_contents()[1:]]
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["wide", "phone"])
@@ -45,7 +45,8 @@ def test_the_papers_figures_are_one_click_away(
     page.get_by_role("group", name="As in the paper").get_by_role("button", name=preset).click()
     expect(page.locator("#cell-count")).to_have_text(f"{rows * columns} pictures.")
     reply = compare(page)
-    expect(page.locator("#comparison .row")).to_have_count(rows)
+    expect(page.locator("#comparison tbody").get_by_role("row")).to_have_count(rows)
+    assert headings(page) == [f"{method}, {utility}" for method in reply["method"] for utility in reply["utility"]]
     wanted = [(e["target"]["label"], f"{e['method']} {e['utility']}") for e in reply["explanations"]]
     assert names(page) == wanted
     assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
@@ -62,10 +63,9 @@ def test_sorting_by_adcc_moves_pictures_with_their_captions(
     reply = compare(page)
     as_asked = pictures(page)
     before = names(page)
-    with page.expect_download() as saved:
-        page.get_by_role("button", name="Download as PNG").click()
-    saved.value.save_as(tmp_path / "asked.png")
-    assert (tmp_path / "asked.png").read_bytes() == base64.b64decode(reply["sheet"]["b64"])
+    fields = {"method": reply["method"], "target": ["predicted", "least-likely"]}
+    sheet = sheet_of(service, photographs["chelsea"], fields)
+    assert distance(downloaded(page, tmp_path), sheet) < 0.1
 
     page.get_by_label("Sort by").select_option("ADCC, highest first")
     after, sorted_pictures = names(page), pictures(page)
@@ -82,16 +82,31 @@ def test_sorting_by_adcc_moves_pictures_with_their_captions(
     assert {name: sorted_pictures[at] for at, name in enumerate(after)} == {
         name: as_asked[at] for at, name in enumerate(before)
     }
+    assert headings(page) == [f"Place {place} by ADCC" for place in range(1, columns + 1)]
+    # The file keeps the order as asked, whose columns have one method each.
+    assert distance(downloaded(page, tmp_path), sheet) < 0.1
+
+
+def downloaded(page: Page, folder: Path) -> np.ndarray:
+    """The sheet as the page saves it, HWC."""
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download as PNG").click()
-    saved.value.save_as(tmp_path / "sorted.png")
-    # The best picture of the first class comes first in the file, too.
-    assert is_part(picture(page, 0), pixels((tmp_path / "sorted.png").read_bytes()))
+    saved.value.save_as(folder / "sheet.png")
+    return pixels((folder / "sheet.png").read_bytes())
+
+
+def sheet_of(service: Service, path: Path, fields: dict[str, list[str]]) -> np.ndarray:
+    """The sheet as the service draws it, HWC."""
+    headers = {"Accept": "image/png"}
+    answer = httpx.post(
+        f"{service.url}/v1/compare", files={"image": path.read_bytes()}, data=fields, headers=headers, timeout=60
+    )
+    return pixels(answer.raise_for_status().content)
 
 
 def pictures(page: Page) -> list[str]:
     """The pictures in the order on the screen."""
-    return page.locator("#comparison canvas").evaluate_all("all => all.map((canvas) => canvas.toDataURL())")
+    return page.locator("#comparison img").evaluate_all("all => all.map((image) => image.src)")
 
 
 def picture(page: Page, number: int) -> np.ndarray:
@@ -99,33 +114,32 @@ def picture(page: Page, number: int) -> np.ndarray:
     return pixels(base64.b64decode(pictures(page)[number].split(",")[1]))
 
 
-def is_part(part: np.ndarray, whole: np.ndarray) -> bool:
-    """Whether a picture stands unchanged somewhere in the upper left quarter of another."""
-    height, width = part.shape[:2]
-    places = np.argwhere((whole[:120, :60] == part[0, 0]).all(axis=2))
-    return any(np.array_equal(whole[y : y + height, x : x + width], part) for y, x in places)
-
-
-def test_pictures_are_those_of_the_sheet(visit: Visits, service: Service, photographs: dict[str, Path]) -> None:
+def test_pictures_are_the_overlays_of_the_cells_and_those_of_the_sheet(
+    visit: Visits, service: Service, photographs: dict[str, Path]
+) -> None:
     page = visit(service.url)
     choose(page, photographs["rocket"])
     page.get_by_role("tab", name="Compare").click()
     page.get_by_label("pre-softmax").check()
-    compare(page)
+    reply = compare(page)
+    assert reply["sheet"] is None
     fields = {"method": ["shapleycam", "gradcam", "hirescam", "layercam", "xgradcam", "gradcam++"]}
-    fields["utility"] = ["rest", "pre-softmax"]
-    with photographs["rocket"].open("rb") as file:
-        answer = httpx.post(
-            f"{service.url}/v1/compare", files={"image": file}, data=fields, headers={"Accept": "image/png"}
-        )
-    sheet = pixels(answer.raise_for_status().content)
-    layout = json.loads(answer.headers["X-Sheet"])
-    for number in range(layout["columns"]):
+    fields |= {"utility": ["rest", "pre-softmax"], "metrics": ["false"]}
+    sheet = sheet_of(service, photographs["rocket"], fields)
+    # The first line of pixels lies above what the network saw, and is the same in all.
+    line = picture(page, 0)[0]
+    width = len(line)
+    starts = np.argwhere((sheet[:, : sheet.shape[1] - width + 1] == line[0]).all(axis=2))
+    found = [(top, left) for top, left in starts if np.array_equal(sheet[top, left : left + width], line)]
+    assert len(found) == len(reply["explanations"])
+    alone = {"max_side": "256", "include": "overlay"}
+    for number, (explanation, (top, left)) in enumerate(zip(reply["explanations"], found, strict=True)):
         shown = picture(page, number)
-        left, top = layout["left"] + number * layout["across"], layout["top"]
-        cut = sheet[top : top + layout["height"], left : left + layout["width"]]
-        assert shown.shape == cut.shape
-        assert abs(shown - cut).mean() < 0.1
+        assert distance(shown, sheet[top : top + len(shown), left : left + width]) < 0.1
+        asked = {name: explanation[name] for name in ("method", "utility")} | alone
+        assert distance(shown, overlay(service, photographs["rocket"], **asked)) < 0.1
+        alt = page.locator("#comparison img").nth(number).get_attribute("alt")
+        assert alt == f"Evidence for {explanation['target']['label']} by {asked['method']}, {asked['utility']}"
 
 
 def test_one_picture_of_a_comparison_opens_by_itself(

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from tests.api.serving import Service
-from tests.imaging.pictures import encoded, gradient
+from testing.pictures import encoded, gradient
+from testing.serving import Service
 from tests.web.browsing import PHONE, Visits, change, choose
 from tests.web.screen import distance, overlay, shown
 
@@ -45,6 +45,22 @@ def test_an_example_that_comes_slowly_does_not_come_over_a_later_picture(
     page.get_by_role("button", name="a cat").click()
     choose(page, photographs["rocket"])
     page.wait_for_timeout(2500)
+    expect(page.locator("#picture-name")).to_contain_text("rocket.jpg")
+    expect(page.locator("#caption strong")).to_have_text("missile")
+
+
+def test_a_picture_chosen_while_the_page_starts_is_not_lost_to_the_links_own(visit: Visits, service: Service) -> None:
+    visit.expect_error("status of 404")
+    page = visit(service.url, "/missing")
+    held: list[Route] = []
+    page.route(re.compile("/v1/models$"), lambda route: held.append(route))
+    page.goto("/#example=chelsea.jpg")
+    delay(page, "examples/rocket.jpg", 1000)
+    page.get_by_role("button", name="a rocket").click()
+    for route in held:
+        route.continue_()
+    expect(page.locator("#caption strong")).to_have_text("missile")
+    page.wait_for_timeout(1500)
     expect(page.locator("#picture-name")).to_contain_text("rocket.jpg")
     expect(page.locator("#caption strong")).to_have_text("missile")
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.api.serving import Service, serving
+from testing.serving import Service, serving
 from tests.web.browsing import Visits, change, choose
 
 # Seconds of work on any machine.
@@ -37,7 +37,7 @@ def occupied(service: Service, picture: Path) -> Iterator[None]:
 
 def test_a_service_that_is_not_ready_is_waited_for(visit: Visits, tmp_path: Path) -> None:
     visit.expect_error("status of 503")
-    with serving(tmp_path) as starting:
+    with serving(tmp_path, ready=False) as starting:
         page = visit(starting.url)
         notice = page.locator("#notice")
         expect(notice).to_contain_text("The service is not ready yet")
@@ -149,7 +149,7 @@ def test_without_a_key_the_page_says_so_and_asks_again_when_told(
     page = visit(guarded_service.url)
     page.get_by_role("button", name="Not now").click()
     expect(page.locator("#notice")).to_contain_text("An API key is needed.")
-    expect(page.locator("#notice")).to_contain_text("Authorization takes Bearer and a key of this service.")
+    expect(page.locator("#notice")).to_contain_text("Authorization: expected Bearer and a key of this service.")
     page.get_by_role("button", name="Try again").click()
     page.get_by_label("API key", exact=True).fill(key)
     page.get_by_role("button", name="Use this key").click()

@@ -61,7 +61,7 @@ def shapleycam_e(evidence: Evidence) -> Attribution:
 )
 def gradcam(evidence: Evidence) -> Attribution:
     """Sum over channels of m(G_i) A_i (Eq. 2)."""
-    return weigh(_mean(evidence.slope), evidence.activations)
+    return weigh(_mean(evidence.required_gradients), evidence.activations)
 
 
 @method(
@@ -72,7 +72,7 @@ def gradcam(evidence: Evidence) -> Attribution:
 )
 def hirescam(evidence: Evidence) -> Attribution:
     """Sum over channels of G_i * A_i (Eq. 3)."""
-    return (evidence.slope * evidence.activations).sum(dim=1)
+    return (evidence.required_gradients * evidence.activations).sum(dim=1)
 
 
 @method(
@@ -82,7 +82,7 @@ def hirescam(evidence: Evidence) -> Attribution:
 )
 def gradcam_e(evidence: Evidence) -> Attribution:
     """Sum over channels of ReLU(G_i * A_i) (Eq. 4)."""
-    return relu(evidence.slope * evidence.activations).sum(dim=1)
+    return relu(evidence.required_gradients * evidence.activations).sum(dim=1)
 
 
 @method(
@@ -92,7 +92,7 @@ def gradcam_e(evidence: Evidence) -> Attribution:
 )
 def layercam(evidence: Evidence) -> Attribution:
     """Sum over channels of ReLU(G_i) * A_i (Eq. 5)."""
-    return (relu(evidence.slope) * evidence.activations).sum(dim=1)
+    return (relu(evidence.required_gradients) * evidence.activations).sum(dim=1)
 
 
 @method(
@@ -107,7 +107,7 @@ def xgradcam(evidence: Evidence) -> Attribution:
     Ill-conditioned where a channel's activations sum to nearly zero; computed as the published code does,
     each term divided before the sum.
     """
-    gradients, activations = evidence.slope, evidence.activations
+    gradients, activations = evidence.required_gradients, evidence.activations
     totals = activations.sum(dim=(2, 3), keepdim=True)
     weights = (gradients * activations / (totals + 1e-7)).sum(dim=(2, 3))
     return weigh(weights, activations)
@@ -123,7 +123,7 @@ def gradcam_plus_plus(evidence: Evidence) -> Attribution:
 
     a = G^2 / (2 G^2 + (sum_j A_ij) G^3 + 1e-6), and 0 where G = 0 (Eq. 19, epsilon of the published tables).
     """
-    gradients, activations = evidence.slope, evidence.activations
+    gradients, activations = evidence.required_gradients, evidence.activations
     squares = gradients**2
     totals = activations.sum(dim=(2, 3), keepdim=True)
     shares = squares / (2 * squares + totals * squares * gradients + 1e-6)
@@ -135,22 +135,22 @@ def gradcam_plus_plus(evidence: Evidence) -> Attribution:
     "cam",
     "CAM: the classifier's row of the target class weighs the activations; pre-softmax only.",
     f"Zhou et al. 2016; {CAI}, Eq. 1",
-    needs=("classifier",),
+    needs=("class_weights",),
 )
 def cam(evidence: Evidence) -> Attribution:
     """Sum over channels of w^c_i A_i (Eq. 1)."""
-    assert evidence.classifier is not None
-    return weigh(evidence.classifier, evidence.activations)
+    assert evidence.class_weights is not None
+    return weigh(evidence.class_weights, evidence.activations)
 
 
 @method(
     "randomcam",
     "RandomCAM: random channel weights; the baseline that any explanation must beat.",
     f"{CAI}, Sec. 5",
-    needs=("random",),
+    needs=("random_weights",),
     parameters=("seed",),
 )
 def randomcam(evidence: Evidence) -> Attribution:
     """Sum over channels of r_i A_i, r_i uniform in [-1, 1]."""
-    assert evidence.random is not None
-    return weigh(evidence.random, evidence.activations)
+    assert evidence.random_weights is not None
+    return weigh(evidence.random_weights, evidence.activations)

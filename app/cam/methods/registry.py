@@ -7,14 +7,15 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from app.cam.game import Effort, Game, Work
-from app.cam.split import SplitNetwork
+from app.cam.game import Game
+from app.cam.split import Layer
+from app.cam.work import SamplingOptions, WorkEstimate
 
 Maps = Float[Tensor, "row channel height width"]
 ChannelWeights = Float[Tensor, "row channel"]
 Attribution = Float[Tensor, "row height width"]
 
-Need = Literal["gradients", "hvp", "classifier", "random", "game"]
+Need = Literal["gradients", "hvp", "class_weights", "random_weights", "game"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +26,20 @@ class Evidence:
         activations: A, the output of the target layer.
         gradients: G = dU/dA, for methods that need it.
         hvp: H A, for methods that need it.
-        classifier: row w^c of the linear layer that follows global average pooling, for `cam`.
-        random: weights uniform in [-1, 1], for `randomcam`.
-        game: the utility of whatever a method does to the image or its activations, for methods that play.
+        class_weights: row w^c of the linear layer that follows global average pooling, for `cam`.
+        random_weights: uniform in [-1, 1], for `randomcam`.
+        game: the utility of whatever a method does to the image or its activations.
     """
 
     activations: Maps
     gradients: Maps | None = None
     hvp: Maps | None = None
-    classifier: ChannelWeights | None = None
-    random: ChannelWeights | None = None
+    class_weights: ChannelWeights | None = None
+    random_weights: ChannelWeights | None = None
     game: Game | None = None
 
     @property
-    def slope(self) -> Maps:
+    def required_gradients(self) -> Maps:
         """G, where the method declared that it needs it."""
         assert self.gradients is not None
         return self.gradients
@@ -47,10 +48,10 @@ class Evidence:
     def shapley_weights(self) -> Maps:
         """W = G - 1/2 H A (Alg. 1)."""
         assert self.hvp is not None
-        return self.slope - 0.5 * self.hvp
+        return self.required_gradients - 0.5 * self.hvp
 
     @property
-    def played(self) -> Game:
+    def required_game(self) -> Game:
         """The game, where the method declared that it needs it."""
         assert self.game is not None
         return self.game
@@ -82,7 +83,7 @@ class Method:
         efficient: where the attribution is in units of U, so that its sum estimates U(A) - U(0): "always",
             only where the head "pools" globally, or "never".
         parameters: request fields that it takes besides the common ones.
-        work: what it does at a layer with some effort, for estimates.
+        work: what it does at a layer with some options besides derivatives, for estimates.
     """
 
     name: str
@@ -92,7 +93,11 @@ class Method:
     needs: frozenset[Need]
     efficient: Literal["always", "pools", "never"]
     parameters: tuple[str, ...]
-    work: Callable[[SplitNetwork, Effort], Work]
+    work: Callable[[Layer, SamplingOptions], WorkEstimate]
+
+    def is_efficient(self, *, pools: bool) -> bool:
+        """Whether the attribution is in units of U at a layer whose head pools globally or does not."""
+        return self.efficient == "always" or (self.efficient == "pools" and pools)
 
     def __reduce__(self) -> tuple[Callable[[str], "Method"], tuple[str]]:
         """Travels between processes by its name."""
@@ -109,9 +114,9 @@ def _named(name: str) -> Method:
 _Function = Callable[[Evidence], Attribution | Estimate]
 
 
-def _derivatives(split: SplitNetwork, _effort: Effort) -> Work:
-    """Once through the head and back; nothing where derivatives have a closed form."""
-    return Work(head_rows=3 if split.classifier is None else 0)
+def _no_work(_layer: Layer, _effort: SamplingOptions) -> WorkEstimate:
+    """Derivatives are shared by all methods that need them, and are counted apart."""
+    return WorkEstimate()
 
 
 def method(
@@ -122,7 +127,7 @@ def method(
     needs: tuple[Need, ...] = ("gradients",),
     efficient: Literal["always", "pools", "never"] = "never",
     parameters: tuple[str, ...] = (),
-    work: Callable[[SplitNetwork, Effort], Work] = _derivatives,
+    work: Callable[[Layer, SamplingOptions], WorkEstimate] = _no_work,
 ) -> Callable[[_Function], _Function]:
     """Registers the function below as a method."""
 

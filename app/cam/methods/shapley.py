@@ -1,26 +1,34 @@
 """The methods that find the game's own values: sampled, enumerated or integrated."""
 
+import math
+from dataclasses import replace
 from functools import partial
 
 import torch
 
-from app.cam.chunks import chunks, rows_at_once
+from app.cam.chunks import chunks
 from app.cam.coalitions import Coalitions
-from app.cam.derivatives import differentiate
-from app.cam.game import Effort, Game, Work
+from app.cam.game import Game
 from app.cam.methods.registry import Attribution, Estimate, Evidence, Maps, method
 from app.cam.quadrature import gauss_legendre
-from app.cam.sampling import MOST_ENUMERATED, enumerate_values, sample_values
-from app.cam.split import SplitNetwork, State
+from app.cam.sampling import MOST_ENUMERATED, enumerate_values, pairs_at_once, sample_values
+from app.cam.split import Layer
+from app.cam.state import SplitState
 from app.cam.utilities import values_of_rows
+from app.cam.work import SamplingOptions, WorkEstimate
 
 
-def _work_of_sampling(split: SplitNetwork, effort: Effort) -> Work:
-    players = split.grid.height * split.grid.width
-    count = effort.permutations * (players - 1) if players > MOST_ENUMERATED else 2**players
-    if not split.additive:
-        return Work(head_rows=count, is_shared=True)
-    return Work(head_rows=0 if split.classifier is not None else players, coalitions=count, is_shared=True)
+def _work_of_sampling(layer: Layer, sampling: SamplingOptions) -> WorkEstimate:
+    """A tolerance may end the sampling earlier, and nothing says when: it is counted to its cap."""
+    players = layer.grid.height * layer.grid.width
+    if players > MOST_ENUMERATED:
+        count, rounds = (
+            sampling.permutations * (players - 1),
+            math.ceil(sampling.permutations / 2 / pairs_at_once(players)),
+        )
+    else:
+        count, rounds = 2**players, players
+    return replace(layer.structure.coalition_work(players, count), utility_values=count, rounds=rounds)
 
 
 @method(
@@ -35,7 +43,7 @@ def _work_of_sampling(split: SplitNetwork, effort: Effort) -> Work:
 )
 def shapley_sampling(evidence: Evidence) -> Estimate:
     """Mean over permutations of each player's marginal contribution when it joins (Cai 2025, Eq. 8)."""
-    game = evidence.played
+    game = evidence.required_game
     attribution = torch.empty_like(evidence.activations[:, 0], dtype=torch.float64)
     standard_error = torch.empty_like(attribution)
     for state, numbers in game.by_image():
@@ -49,43 +57,39 @@ def shapley_sampling(evidence: Evidence) -> Estimate:
 
 @method(
     "aumann-shapley",
-    "Aumann-Shapley values: gradients integrated from silence to the activations; head passes only, and efficient.",
+    "Aumann-Shapley values: gradients integrated from zero to the activations; head passes only, and efficient.",
     "Aumann and Shapley 1974",
     needs=("game",),
     efficient="always",
     parameters=("nodes",),
-    work=lambda split, effort: Work(head_rows=0 if split.classifier is not None else 3 * effort.nodes),
+    work=lambda _layer, sampling: WorkEstimate(gradient_rows=sampling.nodes),
 )
 def aumann_shapley(evidence: Evidence) -> Attribution:
     """Sum over channels of A_i times the integral over t in [0, 1] of dU/dA_i at t A, by Gauss-Legendre quadrature."""
-    game = evidence.played
-    # Where the head is pooling and a linear layer, the spatial mean is a player that stands for all.
-    pooled = game.split.classifier is not None
-    maps = evidence.activations.mean(dim=(2, 3), keepdim=True) if pooled else evidence.activations
-    states = game.row_states().with_activations(maps)
+    game = evidence.required_game
+    states = game.split.structure.reduced(game.row_states())
+    maps = states.activations
     points = [
         (number, scale, weight)
         for number, row in enumerate(game.rows)
-        for scale, weight in zip(*gauss_legendre(row.effort.nodes), strict=True)
+        for scale, weight in zip(*gauss_legendre(row.sampling.nodes), strict=True)
     ]
     gradients = torch.zeros_like(maps)
-    for chunk in chunks(points, rows_at_once(maps)):
-        game.pause()
+    for chunk in chunks(points, game.split.rows_differentiated_at_once(maps)):
+        game.checkpoint()
         numbers, scales, weights = zip(*chunk, strict=True)
         gradients.index_add_(
             0, torch.tensor(numbers, device=maps.device), _weighted_gradients(game, states, numbers, scales, weights)
         )
-    if pooled:
-        gradients = gradients / game.players
-    return (gradients * evidence.activations).sum(dim=1)
+    merged = game.players // (maps.shape[2] * maps.shape[3])
+    return (gradients / merged * evidence.activations).sum(dim=1)
 
 
 def _weighted_gradients(
-    game: Game, states: State, numbers: tuple[int, ...], scales: tuple[float, ...], weights: tuple[float, ...]
+    game: Game, states: SplitState, numbers: tuple[int, ...], scales: tuple[float, ...], weights: tuple[float, ...]
 ) -> Maps:
     """Quadrature weight times dU/dA at t A, for some (row, t, weight)."""
-    for number in numbers:
-        game.count_heads([number], 1)
+    game.count_head_rows(numbers, 1)
     device = states.activations.device
     rows = states.take(torch.tensor(numbers, device=device))
     targets = torch.tensor([game.rows[number].target_class for number in numbers], device=device)
@@ -94,5 +98,5 @@ def _weighted_gradients(
         torch.tensor(factors, device=device, dtype=rows.activations.dtype)[:, None, None, None]
         for factors in (scales, weights)
     )
-    found = differentiate(game.split, rows.with_activations(rows.activations * scale), utility, second_order=False)
+    found = game.split.differentiate(rows.with_activations(rows.activations * scale), utility, second_order=False)
     return found.gradients * weight

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: the service as a process, pictures, load, attacks and faults."""

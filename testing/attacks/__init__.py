@@ -1,0 +1,1 @@
+"""Files and requests that a malicious or careless caller may send."""
