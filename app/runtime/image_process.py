@@ -38,6 +38,8 @@ CHILD = (sys.executable, "-m", "app.imaging.child")
 
 # The environment may hold secrets, and a child may be taken over by an attacker: it gets what it needs to start.
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+# Has glibc give back at once what it would keep of a large picture (15 to 110 MiB a child), for 6 ms more a picture.
+_ALLOCATOR = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(4 << 20))
 _START_LIMIT_S = 60.0
 # From when a child has closed its connection to its end.
 _END_S = 1.0
@@ -104,7 +106,7 @@ class ImageProcess:
         Raises:
             BrokenProcess: the system refuses.
         """
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        environment = _ALLOCATOR | {name: os.environ[name] for name in _INHERITED if name in os.environ}
         with ExitStack() as stack:
             try:
                 ours, theirs = map(stack.enter_context, socket.socketpair())

@@ -1,5 +1,6 @@
 """The memory that a decoding child may take is enough for honest pictures, and not for others."""
 
+import platform
 import sys
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 from app.errors import ImageUnreadable
 from app.imaging.formats import FORMATS
 from testing.pictures import encoded, gradient
-from tests.runtime.pools import FULL_SIZE, PHOTO, Read, image_processes, read, run
+from tests.runtime.pools import FULL_SIZE, PHOTO, Read, image_processes, read, resident_mib, run, until
 
 
 def frugal_child(**limits: int) -> tuple[str, ...]:
@@ -66,5 +67,24 @@ def test_an_honest_picture_of_the_largest_size_has_the_memory_that_it_needs(
             assert (made.picture.width, made.picture.height) == (3000, 4000)
             assert made.base is not None
             assert len(made.base) == 3 * 3000 * 4000
+
+    run(ask())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
+@pytest.mark.parametrize(("file_format", "options"), [("JPEG", {}), ("PNG", {"compress_level": 1})])
+def test_a_child_gives_back_the_memory_of_a_large_picture(file_format: str, options: dict[str, Any]) -> None:
+    data = encoded(RGBA[..., :3], file_format, **options)
+
+    async def ask() -> None:
+        async with image_processes(1, 12_000_000) as images:
+            await read(images, PHOTO)
+            (pid,) = images.pool.pids
+            before = resident_mib(pid)
+            for _ in range(2):
+                await read(images, data, FULL_SIZE)
+            await until(lambda: images.pool.idle == 1)
+            # It kept 19 to 29 MiB.
+            assert resident_mib(pid) < before + 8
 
     run(ask())
