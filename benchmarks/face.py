@@ -11,6 +11,7 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -33,7 +34,8 @@ _TIMEOUT_S = 60.0
 
 def pictures() -> list[tuple[str, Image.Image]]:
     """Six grey faces of 25 x 25 px, which the network enlarges, and four pictures in colour."""
-    faces = (np.clip(data.lfw_subset()[:6], 0, 1) * 255).round().astype(np.uint8)
+    skimage: Any = data  # without types
+    faces = (np.clip(skimage.lfw_subset()[:6], 0, 1) * 255).round().astype(np.uint8)
     colour = [(name, photograph(name)) for name in ("astronaut", "chelsea", "coffee")]
     return [
         *((f"face {number}", Image.fromarray(face)) for number, face in enumerate(faces, 1)),
@@ -52,9 +54,8 @@ def own_answers(folder: Path, images: Sequence[Image.Image]) -> Tensor:
     net: nn.Module = module.SimpleConvolutionalNetwork(3, _CHANNELS, [3, 3, 3], [0, 0, 0], 304, 1792)
     net.load_state_dict(torch.load(folder / "active_model.pth", map_location="cpu", weights_only=True))
     net.eval()
-    transform = transforms.Compose(
-        [transforms.Resize(48), transforms.CenterCrop(48), transforms.Grayscale(), transforms.ToTensor()]
-    )
+    own: Any = transforms  # without types
+    transform = own.Compose([own.Resize(48), own.CenterCrop(48), own.Grayscale(), own.ToTensor()])
     with torch.no_grad():
         return torch.cat([net(transform(image).float()).softmax(1) for image in images])
 

@@ -100,7 +100,10 @@ def test_a_running_request_has_an_estimate_and_gets_on_until_it_ends(patient: Se
         await asyncio.sleep(0.5)
         later = await asker.get("order-66/a")
         assert later["running_s"] - first["running_s"] == pytest.approx(0.5, abs=0.4)
-        assert {**later, "running_s": 0} == {**first, "running_s": 0}
+        # A network that turns out to be faster than was thought is timed again meanwhile, and the estimate with it.
+        assert later["estimate_s"] > 0
+        moving = {"running_s": 0, "estimate_s": 0}
+        assert later | moving == first | moving
         await asker.hang_up(call)
         await asker.until_gone("order-66/a")
 

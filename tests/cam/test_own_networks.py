@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,14 +65,14 @@ std = 0.2
 [networks.dictionary]
 architecture = "python:mine.py:build"
 output = "scores.logits"
-preprocessing = { input_size = 32, mean = 0.5, std = 0.25 }
+preprocessing = { input_size = 32, mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25] }
 
 [networks.inside]
 architecture = "python:mine.py:build"
 arguments = { ends_with_softmax = true }
 output = "scores.logits"
 output_is = "probabilities"
-preprocessing = { input_size = 32, mean = 0.5, std = 0.25 }
+preprocessing = { input_size = 32, mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25] }
 """
 CODE = """
 import torch
@@ -111,17 +112,20 @@ class Case:
     """A network as it is served, and as its user has it."""
 
     network: Network
+    model: nn.Module
     logits_of: Callable[[Tensor], Tensor]
     utilities: dict[str, PlainUtility]
 
     def module(self, layer: str) -> nn.Module:
-        return self.network.model.get_submodule(self.network.layers[layer])
+        return self.model.get_submodule(self.network.layers[layer])
 
     def ask(
         self, layer: str, image: Tensor, asked: list[tuple[str, str, int]], *, metrics: bool = False
     ) -> list[Explanation]:
         """The answers of the engine to (method, utility, label)."""
-        split = split_network(self.network.model, self.network.layers[layer], tuple(image.shape[2:]))
+        split = split_network(
+            self.network.model, self.network.layers[layer], (image.shape[2], image.shape[3]), image.shape[1]
+        )
         sampling = SamplingOptions(permutations=64, nodes=32)
         utilities = utilities_of(self.network.scores)
         questions = [
@@ -141,23 +145,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=NAMES)
 def case(request: pytest.FixtureRequest, folder: Path) -> Case:
-    (spec,) = find_networks([request.param], folder / "networks.toml")
+    return case_of(request.param, folder)
+
+
+def case_of(name: str, folder: Path) -> Case:
+    (spec,) = find_networks([name], folder / "networks.toml")
     network = load_network(spec, torch.device("cpu"))
     network.model.double()
-    return Case(network, user_logits(network), dict(PLAIN[network.scores.name]))
-
-
-def user_logits(network: Network) -> Callable[[Tensor], Tensor]:
-    """The logits as the network's user computes them; of probabilities, their logarithm."""
-    if network.name not in {"dictionary", "inside"}:
-        return network.model
-    forward = type(network.model).forward
+    utilities = dict(PLAIN[network.scores.name])
+    if name not in {"dictionary", "inside"}:
+        return Case(network, network.model, network.model, utilities)
+    own: dict[str, Any] = {}
+    exec(CODE, own)  # noqa: S102 - as its user would import it
+    model: nn.Module = own["build"](ends_with_softmax=name == "inside").double().eval().requires_grad_(False)
+    model.load_state_dict(network.model.state_dict())
 
     def logits(images: Tensor) -> Tensor:
-        found: Tensor = forward(network.model, images)["scores"]["logits"]
-        return found.log() if network.name == "inside" else found
+        found: Tensor = model(images)["scores"]["logits"]
+        # Probabilities are logits too, but for a constant, once their logarithm is taken.
+        return found.log() if name == "inside" else found
 
-    return logits
+    return Case(network, model, logits, utilities)
 
 
 def image_for(case: Case, size: int) -> Tensor:
@@ -191,15 +199,17 @@ def test_values_of_the_game_equal_enumeration_and_integration(case: Case, layer:
     image = image_for(case, SIZES_OF_GAMES[case.network.name])
     activations, head = head_of(case.logits_of, case.module(layer), image)
     assert activations.shape[2:].numel() <= 4
-    for utility, label in itertools.product(UTILITIES, TARGETS[case.network.name]):
+    pairs = list(itertools.product(UTILITIES, TARGETS[case.network.name]))
+    methods = ("shapley-sampling", "aumann-shapley")
+    answers = iter(case.ask(layer, image, [(method, *pair) for pair in pairs for method in methods]))
+    for utility, label in pairs:
 
         def worth(rows: Tensor, utility: str = utility, label: int = label) -> Tensor:
             return case.utilities[utility](head(rows), label)
 
         game = Game.of(activations, worth)
         integral = (activations * mean_slopes(worth, activations)).sum(dim=1)[0]
-        asked = [("shapley-sampling", utility, label), ("aumann-shapley", utility, label)]
-        sampled, integrated = case.ask(layer, image, asked)
+        sampled, integrated = next(answers), next(answers)
         assert_near(sampled.attribution, game.shapley(), 1e-5, (utility, label))
         assert sampled.attribution.sum().item() == pytest.approx(game.gain, rel=1e-5, abs=1e-7)
         assert_near(integrated.attribution, integral, 1e-5, (utility, label))
@@ -209,21 +219,26 @@ def test_liftcam_of_a_pooled_head_equals_the_rescale_rule_by_hand(case: Case) ->
     image = image_for(case, SIZES_OF_GAMES[case.network.name])
     activations, head = head_of(case.logits_of, case.module("pre_gap"), image)
     means = activations.mean(dim=(2, 3))
-    model = case.network.model
+    model = case.model
     if case.network.name in {"dictionary", "inside"}:
         hidden, out = model.hidden, model.out
         before, after = hidden.bias, hidden(means)[0]
         rescale = (after.relu() - before.relu()) / (after - before)
         matrix = out.weight @ (rescale[:, None] * hidden.weight)
+        own_start, own_end = out(before.relu())[None], out(after.relu())[None]
     else:
         matrix = [module for module in model.modules() if isinstance(module, nn.Linear)][-1].weight
-    start, end = head(torch.zeros_like(activations)), head(activations)
-    # A utility of probabilities sees logits but for a constant, and that of `inside` is the logarithm of its softmax.
-    for utility, label in itertools.product(UTILITIES, TARGETS[case.network.name]):
-        slopes = mean_slopes(lambda rows, u=utility, c=label: case.utilities[u](rows, c), end.detach(), start.detach())
+    start, end = head(torch.zeros_like(activations)).detach(), head(activations).detach()
+    pairs = list(itertools.product(UTILITIES, TARGETS[case.network.name]))
+    answers = case.ask("pre_gap", image, [("liftcam", *pair) for pair in pairs])
+    for (utility, label), found in zip(pairs, answers, strict=True):
+        slopes = mean_slopes(lambda rows, u=utility, c=label: case.utilities[u](rows, c), end, start, 1000)
+        if case.network.name == "inside":
+            # Down through the logarithm and the softmax, whose mean slopes are along the line of what they take.
+            slopes = slopes * (end - start) / (end.exp() - start.exp())
+            slopes = mean_slopes(lambda rows, m=slopes: rows.softmax(1) @ m[0], own_end, own_start, 1000)
         contributions = (slopes @ matrix)[0] * means[0]
         expected = (contributions[:, None, None] * activations[0]).sum(dim=0)
-        (found,) = case.ask("pre_gap", image, [("liftcam", utility, label)])
         assert_near(found.attribution, expected, 1e-6, (utility, label))
 
 
@@ -241,10 +256,8 @@ def test_metrics_equal_those_of_the_networks_own_probabilities(case: Case) -> No
 
 
 def test_a_grey_network_explains_a_picture_of_12_bits(folder: Path) -> None:
-    (spec,) = find_networks(["grey"], folder / "networks.toml")
-    network = load_network(spec, torch.device("cpu"))
-    network.model.double()
-    case = Case(network, user_logits(network), dict(PLAIN["softmax"]))
+    case = case_of("grey", folder)
+    network = case.network
     grey = np.asarray(photograph("chelsea").convert("L").crop((100, 100, 164, 164)), np.uint16)
     levels = (grey * 16 + np.random.default_rng(0).integers(0, 16, grey.shape)).astype(np.uint16)
     decoding = DecodeSpec.of(network.preprocessing)

@@ -83,8 +83,7 @@ def test_a_child_gives_back_the_memory_of_a_large_picture(file_format: str, opti
             before = resident_mib(pid)
             for _ in range(2):
                 await read(images, data, FULL_SIZE)
-            await until(lambda: images.pool.idle == 1)
-            # It kept 19 to 29 MiB.
-            assert resident_mib(pid) < before + 8
+            # It kept 50 MiB for good.
+            await until(lambda: resident_mib(pid) < before + 8)
 
     run(ask())
