@@ -5,14 +5,12 @@ long one, and then those that need the machine for themselves. Without `--suite`
 """
 
 import os
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
-import torch
 from jaxtyping import install_import_hook
 from xdist.scheduler import LoadScopeScheduling
-
-from service_models import CATALOGUE
 
 install_import_hook("app.cam", "beartype.beartype")
 
@@ -109,7 +107,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Gives each of several processes of tests one processor, and keeps the order of the tests."""
     config.option.loadscopereorder = False
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if config.getoption("numprocesses", None) and not is_worker:
+        return  # it only hands out the tests, and what follows takes seconds
+    # Imported by what the hook checks, all libraries would be compiled anew.
+    import torch
+
+    import service_models  # noqa: F401
+
+    if is_worker:
         torch.set_num_threads(1)
 
 
@@ -129,9 +135,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=_turn)
     if suite is None:
         return
+    from service_models import CATALOGUE
+
+    others = CATALOGUE.keys() - FAMILIES
     kept: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
-        kept[_suite(item) == suite].append(item)
+        kept[_suite(item, others) == suite].append(item)
     config.hook.pytest_deselected(items=kept[False])
     items[:] = kept[True]
 
@@ -154,12 +163,12 @@ def _turn(item: pytest.Item) -> int:
     return _FIRST.index(max(found, key=len)) if found else len(_FIRST)
 
 
-def _suite(item: pytest.Item) -> str:
+def _suite(item: pytest.Item, others: Set[str]) -> str:
+    """The suite of a test; those of `others`, networks of the catalogue, are in the long one."""
     name = f"{_name(item.path)}::{item.name}"
     if _longest(ALONE, name) > _longest(LONG, name):
         return "alone"
     arguments = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
-    others = CATALOGUE.keys() - FAMILIES
     is_other = any(isinstance(argument, str) and argument in others for argument in arguments)
     return "long" if is_other or name.startswith(LONG) else "quick"
 
