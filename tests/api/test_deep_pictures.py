@@ -10,6 +10,7 @@ from PIL import Image
 from testing.pictures import encoded, photograph
 from testing.serving import serving
 from tests.api.asking import ask, ask_one, pixels
+from tests.api.calls import b64
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +58,14 @@ def test_what_uses_little_of_its_range_or_too_much_is_said(film: httpx.Client) -
     assert "above 4,095" in bright
     assert "the highest is 9,000" in bright
     assert ask_one(film, deep(60000), model="small")["warnings"] == []
+
+
+def test_kserve_reads_twelve_bits_alike(film: httpx.Client) -> None:
+    body = {"instances": [{"image": {"b64": b64(deep(4095))}}], "parameters": {"layer": "pre_gap"}}
+    (reply,) = film.post("/v1/models/film:explain", json=body).raise_for_status().json()["explanations"]
+    direct = ask(film, deep(4095), "/v1/explain", model="film", layer="pre_gap")
+    found, expected = (np.array(each["explanations"][0]["attribution"]["values"]) for each in (reply, direct))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    assert reply["view"] == direct["view"]
+    (dark,) = film.post("/v1/models/small:explain", json=body).json()["explanations"]
+    assert "uses little of its range" in dark["explanations"][0]["warnings"][0]

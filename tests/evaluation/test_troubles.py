@@ -4,8 +4,13 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from service_models import find_networks, load_network
+from testing.pictures import encoded, noise
 from tests.evaluation.data import EMBEDDED, OPTIONS, photographs, rows, run
 
 
@@ -86,3 +91,36 @@ def test_a_network_of_several_labels_is_evaluated_without_labels(tmp_path: Path)
     assert status == 0, said
     assert set(rows(tmp_path / "out", "findings")["label"].to_pylist()) == {None}
     assert set(rows(tmp_path / "out", "mole")["label"].to_pylist()) == {0}
+
+
+def test_a_grey_network_is_evaluated_on_pictures_of_12_bits_and_held_to_its_check(tmp_path: Path) -> None:
+    entry = """
+[networks.{name}]
+architecture = "timm:test_resnet"
+weights = "random"
+classes = 4
+preprocessing = {{ channels = 1, input_size = 64, resize_size = 64, mean = 0.4, std = 0.2, max_value = 4095 }}
+check = {{ image = "data/0.png", logits = {logits} }}
+"""
+    levels = noise(64, 64, 3, seed=5).astype(np.uint16) * 16 + 7
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        plane = encoded(Image.fromarray(levels[..., number]), "PNG")
+        (tmp_path / "data" / f"{number}.png").write_bytes(plane)
+    config = tmp_path / "networks.toml"
+    config.write_text(entry.format(name="film", logits="[0, 0, 0, 0]"))
+    (spec,) = find_networks(["film"], config)
+    model = load_network(spec, torch.device("cpu")).model
+    with torch.no_grad():
+        logits = model(torch.from_numpy((levels.transpose(2, 0, 1)[:, None] / 4095 - 0.4) / 0.2).float())
+    config.write_text(entry.format(name="film", logits=logits[0].tolist()) + entry.format(name="other", logits=[0] * 4))
+    command = ("evaluate", "--data", tmp_path / "data", "--methods", "gradcam", "--layers", "pre_gap")
+    status, said = run(*command, "--models", "film,other", "--out", tmp_path / "out", config=config)
+    assert status == 1
+    assert "other was not evaluated: " in said
+    assert "check" in said
+    found = rows(tmp_path / "out", "film")
+    probabilities, classes = logits.softmax(1).max(1)
+    assert found["predicted_class"].to_pylist() == classes.tolist()
+    assert found["probability"].to_pylist() == pytest.approx(probabilities.tolist(), rel=1e-4)
+    assert found["warnings"].to_pylist() == [[]] * 3
