@@ -207,7 +207,7 @@ class Splitter:
             checkpoint()
             with torch.no_grad():
                 found = split.head(state)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise Untraceable(f"its halves do not run: {error}") from error
         if not agree(found, self._logits[rows]):
             raise Untraceable("its halves do not give the logits of the whole")

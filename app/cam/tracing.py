@@ -33,6 +33,11 @@ class GraphCut:
     calls: int
 
 
+def _unchanged(x: Tensor) -> Tensor:
+    """Stands for a module that returns what it was given, such as an empty `nn.Sequential`."""
+    return x.clone()  # a head may change its input in place
+
+
 class _LayerTracer(fx.Tracer):
     """Traces as timm's and torchvision's feature extractors do and notes what each module call returned."""
 
@@ -46,6 +51,9 @@ class _LayerTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - fx's types
         output = super().call_module(m, forward, args, kwargs)
+        if isinstance(output, fx.Proxy) and any(output is given for given in (*args, *kwargs.values())):
+            # Else what the module returns could not be told from what it was given, which others may use too.
+            output = self.create_proxy("call_function", _unchanged, (output,), {})
         self.outputs.setdefault(self.path_of_module(m), []).append(output)
         return output
 
@@ -189,7 +197,10 @@ def _find_cut(traced: TracedNetwork, layer: str) -> _Cut:
 
 
 def _relu_of(node: fx.Node, model: nn.Module) -> fx.Node:
-    for user in node.users:  # in the order in which they run
+    users = list(node.users)  # in the order in which they run
+    for user in users:
+        if user.target is _unchanged:
+            users += user.users
         is_relu = (
             (user.op == "call_function" and user.target in RELU_FUNCTIONS)
             or (user.op == "call_method" and getattr(Tensor, str(user.target), None) in RELU_FUNCTIONS)
@@ -228,7 +239,7 @@ def _head_nodes(
     """
 
     def is_carried(node: fx.Node) -> bool:
-        return node in from_images and node not in after
+        return node in from_images and node not in after and node.target is not _unchanged
 
     needed = _needed_for([logits], lambda node: node is target or is_carried(node))
     inputs = dict.fromkeys(node for later in needed for node in later.all_input_nodes)
@@ -256,9 +267,11 @@ def _extract(
 ) -> fx.GraphModule:
     part = fx.Graph()
     copies = {node: part.placeholder(node.name) for node in inputs}
+    results = (result,) if isinstance(result, fx.Node) else result
     for node in graph.nodes:
         if node in needed and node not in copies:
-            copies[node] = part.node_copy(node, copies.__getitem__)
+            is_marker = node.target is _unchanged and node not in results
+            copies[node] = copies[node.all_input_nodes[0]] if is_marker else part.node_copy(node, copies.__getitem__)
     part.output(copies[result] if isinstance(result, fx.Node) else tuple(copies[node] for node in result))
     part.lint()
     return _module_of(part, model)

@@ -5,7 +5,6 @@ import gc
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,8 @@ _LOG = logging.getLogger(__name__)
 
 # The allocator keeps freed memory, which makes every forward pass faster; more than this is of no use.
 _SPARE_BYTES = 2**25
-_CHECK_EVERY_S = 10.0
+# How long after the last answer, and how often at most, the process is looked at.
+CHECK_EVERY_S = 10.0
 
 
 def resident_bytes() -> int | None:
@@ -43,25 +43,20 @@ def settle() -> None:
 
 
 class Trimmer:
-    """Trims where the process has grown since the last time, and not too often."""
+    """Trims where the process has grown since the last time."""
 
     def __init__(self, resident: Callable[[], int | None] = resident_bytes, trim: Callable[[], None] = trim) -> None:
         self._resident = resident
         self._trim = trim
         self._baseline = resident()
-        self._looked_at = time.monotonic()
 
     def set_baseline(self) -> None:
         """Takes the present memory as what the process needs."""
         self._baseline = self._resident()
 
-    def is_due(self) -> bool:
+    def has_grown(self) -> bool:
         """Whether to call `run`, in a thread of its own."""
-        now = time.monotonic()
-        if now - self._looked_at < _CHECK_EVERY_S or self._baseline is None:
-            return False
-        self._looked_at = now
-        return (self._resident() or 0) > self._baseline + _SPARE_BYTES
+        return self._baseline is not None and (self._resident() or 0) > self._baseline + _SPARE_BYTES
 
     def run(self) -> None:
         """Trims, and takes the memory that is left as what the process needs."""

@@ -15,7 +15,7 @@ from app.runtime.backend import Backend
 from app.runtime.budget import BodyMemory
 from app.runtime.devices import choose_devices, set_precision
 from app.runtime.image_processes import ImageProcesses
-from app.runtime.memory import Trimmer, trim
+from app.runtime.memory import CHECK_EVERY_S, Trimmer, trim
 from app.runtime.meters import Meters
 from app.runtime.progress import RequestProgress
 from app.runtime.readiness import why_not_ready
@@ -69,6 +69,7 @@ class Runtime:
         self._tracked: list[RequestProgress] = []
         self._answered = asyncio.Event()
         self._trimmer = Trimmer()
+        self._next_trim: asyncio.TimerHandle | None = None
         self._between_answers_s = 0.0
         self._last_answer = -math.inf
 
@@ -163,8 +164,14 @@ class Runtime:
             self.in_flight -= 1
             if not self.in_flight:
                 self._answered.set()
-                if self._trimmer.is_due():
-                    self._helpers.submit(self._trimmer.run)
+                if self._next_trim is None:
+                    self._next_trim = asyncio.get_running_loop().call_later(CHECK_EVERY_S, self._trim)
+
+    def _trim(self) -> None:
+        """Returns what a burst has left behind, also where no request follows it."""
+        self._next_trim = None
+        if not self.in_flight and self._trimmer.has_grown():
+            self._helpers.submit(self._trimmer.run)
 
     @asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:

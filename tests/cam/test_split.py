@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from app.cam.engine import explain
@@ -126,6 +126,88 @@ def test_hooks_give_what_the_graph_gives(resnet: nn.Module, layer: str) -> None:
     x = images()
     torch.testing.assert_close(gradcam(hooks, x), gradcam(graph, x), rtol=1e-4, atol=1e-5)
     assert not any(m._forward_hooks for m in resnet.modules())
+
+
+class Shortcut(nn.Module):
+    """A residual block whose shortcut returns what it was given."""
+
+    def __init__(self, shortcut: nn.Module, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, 6, 3, stride=16, padding=1)
+        self.main = nn.Conv2d(6, 6, 3, padding=1)
+        self.shortcut = shortcut
+        self.activation = activation or nn.SiLU()
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x).tanh()
+        return self.fc(self.activation(self.main(x) + self.shortcut(x)).mean((2, 3)))
+
+
+class Same(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("shortcut", [nn.Sequential(), nn.Identity(), Same(), nn.Sequential(Same(), Same())])
+@pytest.mark.parametrize("method", ["hirescam", "shapleycam-h"])
+def test_a_module_that_returns_what_it_was_given_is_not_its_input(shortcut: nn.Module, method: str) -> None:
+    """Others use its input too: differences of the utility, with other activations for the shortcut alone."""
+    torch.manual_seed(0)
+    model = frozen(Shortcut(shortcut).double())
+    x = images(1).double()
+    a = model.before(x).tanh()
+
+    def utility(activations: Tensor) -> Tensor:
+        logits = model.fc(model.activation(model.main(a) + activations).mean((2, 3)))
+        return logits[0, 1] + logits.log_softmax(1)[0, 1]
+
+    leaf = a.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(utility(leaf), leaf, create_graph=True)
+    (hvp,) = torch.autograd.grad(gradient, leaf, a)
+    weights = gradient - hvp / 2 if method == "shapleycam-h" else gradient
+    for layer in ["shortcut", "shortcut.1"] if isinstance(shortcut, nn.Sequential) and len(shortcut) else ["shortcut"]:
+        split = split_network(model, layer, SIZE)
+        assert isinstance(split, GraphSplit)
+        question = Question(0, METHODS[method], UTILITIES["rest"], 1)
+        (found,) = explain(split, x, [question], metrics=False).explanations
+        expected = (weights * a).sum(dim=1)[0].detach()
+        torch.testing.assert_close(found.attribution, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_relu_after_a_module_that_returns_what_it_was_given_is_that_of_the_layer_before() -> None:
+    torch.manual_seed(0)
+    model = frozen(nn.Sequential(nn.Conv2d(3, 4, 3, stride=16), Same(), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)))
+    split = split_network(model, "0+relu", SIZE)
+    assert isinstance(split, GraphSplit)
+    torch.testing.assert_close(split.trunk(images()).activations, model[0](images()).relu())
+
+
+@fx.wrap
+def with_factor(x: Tensor) -> tuple[Tensor, float]:
+    return x.tanh(), 2.0
+
+
+class PairAround(nn.Module):
+    """What crosses its last convolution is a pair, which a graph cannot carry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=16, padding=1)
+        self.last = nn.Conv2d(4, 4, 1)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, factor = with_factor(self.stem(x))
+        return self.fc((self.last(x) * factor).relu().mean((2, 3)))
+
+
+def test_a_pair_that_crosses_the_layer_is_no_crash() -> None:
+    torch.manual_seed(0)
+    model = frozen(PairAround())
+    split = split_network(model, "last", SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(split.head(split.trunk(images())), model(images()))
 
 
 def test_hooks_leave_with_an_error() -> None:

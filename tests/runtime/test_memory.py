@@ -1,64 +1,81 @@
 """Memory goes back to the system when a burst is over."""
 
+import asyncio
 import ctypes
 import gc
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from app.runtime import memory
 from app.runtime.memory import Trimmer, resident_bytes, settle, trim
+from app.runtime.runtime import Runtime
+from app.settings import Settings
+from tests.runtime.pools import until
 
 MIB = 2**20
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [0.0]
-    monkeypatch.setattr(memory.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_it_trims_when_the_process_has_grown_and_seldom(clock: list[float]) -> None:
+def test_it_trims_when_the_process_has_grown() -> None:
     resident, trims = [1000 * MIB], []
     trimmer = Trimmer(lambda: resident[0], lambda: trims.append(resident.pop()) or resident.append(1010 * MIB))
-    clock[0] = 11
-    assert not trimmer.is_due(), "it has not grown"
+    assert not trimmer.has_grown()
     resident[0] = 1100 * MIB
-    assert not trimmer.is_due(), "it was asked just now"
-    clock[0] = 22
-    assert trimmer.is_due()
+    assert trimmer.has_grown()
     trimmer.run()
     assert trims == [1100 * MIB]
-    clock[0] = 33
     resident[0] = 1040 * MIB
-    assert not trimmer.is_due(), "what was left is in use"
+    assert not trimmer.has_grown(), "what was left is in use"
 
 
-def test_where_the_system_does_not_tell_nothing_is_done(clock: list[float]) -> None:
-    trimmer = Trimmer(lambda: None)
-    clock[0] = 100
-    assert not trimmer.is_due()
+def test_where_the_system_does_not_tell_nothing_is_done() -> None:
+    assert not Trimmer(lambda: None).has_grown()
+
+
+@contextmanager
+def much_freed() -> Iterator[Callable[[], None]]:
+    """Memory that the allocator has, and the call that frees it: its heap cannot shrink from its end by itself."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    pieces = [libc.malloc(60_000) for _ in range(4000)]
+    for piece in pieces:
+        ctypes.memset(piece, 1, 60_000)
+    yield lambda: [libc.free(piece) for piece in pieces[:-1]]
+    libc.free(pieces[-1])
+
+
+def resident() -> int:
+    found = resident_bytes()
+    assert found is not None
+    return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_what_was_freed_is_given_back() -> None:
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype = ctypes.c_void_p
-    libc.free.argtypes = [ctypes.c_void_p]
-    # Small pieces of which the last is kept: the heap cannot shrink from its end.
-    pieces = [libc.malloc(60_000) for _ in range(4000)]
-    for piece in pieces:
-        ctypes.memset(piece, 1, 60_000)
-    for piece in pieces[:-1]:
-        libc.free(piece)
-    before = resident_bytes()
-    trim()
-    after = resident_bytes()
-    libc.free(pieces[-1])
-    assert before is not None
-    assert after is not None
-    assert before - after > 150 * MIB
+    with much_freed() as free:
+        free()
+        before = resident()
+        trim()
+        assert before - resident() > 150 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_what_the_last_of_a_burst_leaves_is_given_back_without_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.runtime.runtime.CHECK_EVERY_S", 0.2)
+
+    async def last_of_a_burst() -> None:
+        runtime = Runtime(Settings())
+        with much_freed() as free:
+            with runtime.admitted():
+                pass
+            with runtime.admitted():
+                free()
+                before = resident()
+            await until(lambda: before - resident() > 150 * MIB)
+
+    asyncio.run(last_of_a_burst())
 
 
 def test_the_collector_does_not_look_again_at_what_lives_when_the_start_ends() -> None:

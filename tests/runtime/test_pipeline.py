@@ -92,7 +92,8 @@ def test_scorecam_shows_the_network_every_channel_where_somebody_waits(served: S
     with Batches(served.network.model) as batches:
         answer = asyncio.run(ask())
     assert answer.output.explanations[0].forward_passes == 1 + CHANNELS
-    assert batches.count == 1 + CHANNELS // images_at_once(answer.output.image)
+    # A network that turns out to be faster than was thought is timed again, which takes further passes.
+    assert batches.count >= 1 + CHANNELS // images_at_once(answer.output.image)
 
 
 def test_who_asks_is_told_on_the_devices_thread_when_it_begins_and_what_it_is_estimated_to_take(
@@ -105,9 +106,13 @@ def test_who_asks_is_told_on_the_devices_thread_when_it_begins_and_what_it_is_es
             with Batches(served.network.model) as batches:
                 await score(served, decoded, lambda s: told.append((s, threading.current_thread().name, batches.count)))
 
+    estimates = [served.layers.estimate(scorecam_request(served)).seconds]
     asyncio.run(ask())
-    assert told == [(served.layers.estimate(scorecam_request(served)).seconds, "device-cpu", 0)]
-    assert told[0][0] is not None
+    estimates.append(served.layers.estimate(scorecam_request(served)).seconds)  # it may be timed again meanwhile
+    ((estimate, thread, passes),) = told
+    assert estimate in estimates
+    assert estimate is not None
+    assert (thread, passes) == ("device-cpu", 0)
 
 
 def test_a_job_that_nobody_waits_for_any_more_ends_with_the_batch_that_it_is_at(served: ServedNetwork) -> None:
