@@ -16,6 +16,8 @@ _LINE = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64})\s*:\s*(?P<key>\S+)")
 # The characters of a Bearer token (RFC 6750); too long to be guessed.
 _KEY = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
 _HASHED = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")
+# What `sha256sum` makes of a variable that was never set.
+_OF_NOTHING = hashlib.sha256(b"").digest()
 _LOOK_AGAIN_S = 1.0
 _MOST_BYTES = 2**20
 
@@ -105,6 +107,8 @@ def _read(path: Path) -> dict[bytes, str]:
             raise fault
         if hashed := _HASHED.fullmatch(found["key"]):
             digest = bytes.fromhex(hashed["digest"])
+            if digest == _OF_NOTHING:
+                raise KeysError(f"{file}, line {number} has the digest of an empty key")
         elif _KEY.fullmatch(found["key"]):
             digest = hashlib.sha256(found["key"].encode()).digest()
         else:

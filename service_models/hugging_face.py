@@ -36,8 +36,8 @@ def transformers_library(name: str) -> ModuleType:
         library = importlib.import_module("transformers")
     except ImportError as error:
         raise ArchitectureError(
-            f"{name}: needs the library transformers, which is not installed ({printable(error)}): "
-            "pip install '.[transformers]'"
+            f"{name}: needs the library transformers, which is not installed ({printable(error)}); "
+            "docs/networks.md says how to install it"
         ) from error
     _be_quiet(library)
     return library

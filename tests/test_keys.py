@@ -56,6 +56,7 @@ def test_one_name_may_have_several_keys(path: Path) -> None:
         "o p s: 0123456789abcdef\n",
         "ops: 0123456789abcde\u00e9\n",
         "ops: sha256:0123\n",
+        f"ops: {KEY}\nalice: sha256:{hashlib.sha256(b'').hexdigest()}\n",
         f"ops: {KEY}\nalice: {KEY}\n",
     ],
 )

@@ -33,9 +33,9 @@ class GraphCut:
     calls: int
 
 
-def _unchanged(x: Tensor) -> Tensor:
+def _unchanged(x: Any) -> Any:  # noqa: ANN401 - whatever a module hands on
     """Stands for a module that returns what it was given, such as an empty `nn.Sequential`."""
-    return x.clone()  # a head may change its input in place
+    return x.clone() if isinstance(x, Tensor) else x  # a head may change its input in place
 
 
 class _LayerTracer(fx.Tracer):
@@ -197,10 +197,11 @@ def _find_cut(traced: TracedNetwork, layer: str) -> _Cut:
 
 
 def _relu_of(node: fx.Node, model: nn.Module) -> fx.Node:
-    users = list(node.users)  # in the order in which they run
+    users = list(node.users)
     for user in users:
         if user.target is _unchanged:
             users += user.users
+    for user in sorted(users):  # in the order in which they run
         is_relu = (
             (user.op == "call_function" and user.target in RELU_FUNCTIONS)
             or (user.op == "call_method" and getattr(Tensor, str(user.target), None) in RELU_FUNCTIONS)

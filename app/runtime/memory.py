@@ -12,7 +12,7 @@ _LOG = logging.getLogger(__name__)
 
 # The allocator keeps freed memory, which makes every forward pass faster; more than this is of no use.
 _SPARE_BYTES = 2**25
-# How long after the last answer, and how often at most, the process is looked at.
+# How long after a moment without requests, and how often at most, the process is looked at.
 CHECK_EVERY_S = 10.0
 
 

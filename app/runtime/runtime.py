@@ -164,13 +164,21 @@ class Runtime:
             self.in_flight -= 1
             if not self.in_flight:
                 self._answered.set()
-                if self._next_trim is None:
-                    self._next_trim = asyncio.get_running_loop().call_later(CHECK_EVERY_S, self._trim)
+                self._trim_soon()
+
+    def _trim_soon(self) -> None:
+        """Has what requests left behind returned, whether others follow or not; called while there are none."""
+        loop = asyncio.get_running_loop()
+        if self._next_trim is None:
+            self._next_trim = loop.call_later(CHECK_EVERY_S, self._trim)
+        elif self._next_trim.when() <= loop.time():  # there were requests then
+            self._trim()
 
     def _trim(self) -> None:
-        """Returns what a burst has left behind, also where no request follows it."""
+        if self.in_flight:
+            return
         self._next_trim = None
-        if not self.in_flight and self._trimmer.has_grown():
+        if self._trimmer.has_grown():
             self._helpers.submit(self._trimmer.run)
 
     @asynccontextmanager
@@ -216,6 +224,8 @@ class Runtime:
 
     def close(self) -> None:
         """Ends all threads."""
+        if self._next_trim is not None:
+            self._next_trim.cancel()
         for worker in self.workers.values():
             worker.close()
         self._helpers.shutdown(wait=True, cancel_futures=True)

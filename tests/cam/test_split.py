@@ -175,6 +175,27 @@ def test_a_module_that_returns_what_it_was_given_is_not_its_input(shortcut: nn.M
         torch.testing.assert_close(found.attribution, expected, rtol=1e-9, atol=1e-12)
 
 
+class Taking(nn.Module):
+    """Hands on what is no tensor."""
+
+    def forward(self, x: object) -> object:
+        return x
+
+
+class HandsOnShapes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.taking, self.fc = nn.Conv2d(3, 4, 3, stride=16, padding=1), Taking(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = self.taking(x.shape)[2:]
+        return self.fc(self.conv(x).relu().sum((2, 3)) / (height * width))
+
+
+def test_a_module_that_hands_on_what_is_no_tensor_can_be_traced() -> None:
+    assert isinstance(split_network(frozen(HandsOnShapes()), "conv", SIZE), GraphSplit)
+
+
 def test_a_relu_after_a_module_that_returns_what_it_was_given_is_that_of_the_layer_before() -> None:
     torch.manual_seed(0)
     model = frozen(nn.Sequential(nn.Conv2d(3, 4, 3, stride=16), Same(), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)))

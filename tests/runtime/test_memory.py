@@ -62,20 +62,30 @@ def test_what_was_freed_is_given_back() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_what_the_last_of_a_burst_leaves_is_given_back_without_another(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("others", [0, 1], ids=["no other follows", "others follow without a pause"])
+def test_what_a_burst_leaves_is_given_back(monkeypatch: pytest.MonkeyPatch, others: int) -> None:
     monkeypatch.setattr("app.runtime.runtime.CHECK_EVERY_S", 0.2)
 
-    async def last_of_a_burst() -> None:
+    async def ask() -> None:
         runtime = Runtime(Settings())
+
+        async def without_pause() -> None:
+            while True:
+                with runtime.admitted():
+                    await asyncio.sleep(0.01)
+
         with much_freed() as free:
-            with runtime.admitted():
-                pass
             with runtime.admitted():
                 free()
                 before = resident()
+            callers = [asyncio.create_task(without_pause()) for _ in range(others)]
             await until(lambda: before - resident() > 150 * MIB)
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+        runtime.close()
 
-    asyncio.run(last_of_a_burst())
+    asyncio.run(ask())
 
 
 def test_the_collector_does_not_look_again_at_what_lives_when_the_start_ends() -> None:
