@@ -77,7 +77,7 @@ def _parts(repeats: int) -> tuple[float, float, float, float]:
     base = memoryview(picture.base.tobytes())
     size = (picture.width, picture.height)
     canvas = Canvas(picture.base.size, size, make_view(*size, network.preprocessing).box)
-    heat, colouring = Image.fromarray(heatmap.numpy()), Colouring(colormap_table(), 0.5)
+    heat, colouring = Image.fromarray(heatmap.numpy()), Colouring(colormap_table("jet"), 0.5)
     painted = overlay(base, canvas, heat, colouring)
     works = (
         lambda: _read(data),
