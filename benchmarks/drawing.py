@@ -43,7 +43,9 @@ async def seconds(count: int) -> float:
     async def caller() -> None:
         for _ in left:
             async with read_picture(images, picture, spec, drawn_bytes=lambda _size: drawn) as reading:
-                await reading.render([RenderSpec(reading.picture.canvas, Colouring(colormap_table("jet"), 0.5), drawings)])
+                await reading.render(
+                    [RenderSpec(reading.picture.canvas, Colouring(colormap_table("jet"), 0.5), drawings)]
+                )
 
     try:
         started = time.perf_counter()
