@@ -3,13 +3,10 @@
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,12 +16,11 @@ from app.cam.split import HookSplit, SplitNetwork
 from app.cam.splitting import split_network
 from app.cam.state import SplitState
 from app.cam.utilities import UTILITIES, Logits, Values
-from service_models import Network, NetworkSpec, Preprocessing, Random, load_network
+from benchmarks.small_networks import fewest_parameters, load, modules
 from service_models.calibration import structured_images
 from service_models.grid import grid_of
 from service_models.libraries import Library
 
-CLASSES = 10
 # In float64 the first leaves six digits, and hardly ever moves an input of a ReLU from one side of its kink to the
 # other. Deep networks round more than most: the others are for these.
 STEPS = (1e-8, 1e-7, 1e-6, 1e-5)
@@ -33,7 +29,6 @@ FAIR_ERROR = 1e-4
 LARGEST_ERROR = 2e-2
 _TRIED = 4
 _MOST_PARAMETERS = 100e6
-_SIZES_PX = (64, 128, 224, 256)
 # Names of small networks, the smallest first.
 _SMALL = """
     test atto femto pico _zepto nano 005 _050 x0_5 xxs _xxt tiny _s0 _t0 _b0 _m0 _p4 _nf0 _l0 e_t _xs xsmall _mini micro
@@ -88,18 +83,6 @@ class _Noting(TwiceDifferentiable):
         return super().__torch_function__(func, types, args, kwargs)
 
 
-def families() -> Iterator[tuple[Library, str, list[str]]]:
-    """Library, module and names of the architectures that are defined together."""
-    modules: dict[str, list[str]] = {}
-    for name in torchvision.models.list_models(module=torchvision.models):
-        module = torchvision.models.get_model_builder(name).__module__.rpartition(".")[2]
-        modules.setdefault(module, []).append(name)
-    for module, names in modules.items():
-        yield "torchvision", module, names
-    for module in timm.list_modules():
-        yield "timm", module, timm.list_models(module=module)
-
-
 def smallest(library: Library, names: list[str]) -> tuple[str, int]:
     """The architecture with the fewest parameters of the few whose names promise the fewest, and how many it has."""
     words = _SMALL.split()
@@ -107,31 +90,7 @@ def smallest(library: Library, names: list[str]) -> tuple[str, int]:
     def promise(name: str) -> tuple[int, str]:
         return next((rank for rank, word in enumerate(words) if word in name), len(words)), name
 
-    def parameters(name: str) -> int:
-        with torch.device("meta"):
-            model = timm.create_model(name) if library == "timm" else torchvision.models.get_model(name)
-        return sum(parameter.numel() for parameter in model.parameters())
-
-    found: dict[str, int] = {}
-    for name in sorted(names, key=promise)[:_TRIED]:
-        with suppress(Exception):  # some cannot be built without memory
-            found[name] = parameters(name)
-    name = min(found, key=found.__getitem__, default=sorted(names, key=promise)[0])
-    return name, found.get(name, 0)
-
-
-def load(library: Library, name: str) -> Network:
-    """Loads a network with random weights, on the smallest pictures that it takes.
-
-    Raises:
-        NetworkError: it cannot be loaded.
-    """
-    spec = NetworkSpec(name, library, name, Random(0), classes=CLASSES)
-    for size in _SIZES_PX:
-        sized = replace(spec, preprocessing=Preprocessing((size, size), size))
-        with suppress(Exception):  # of a size that they do not take, networks complain in many ways
-            return load_network(sized, torch.device("cpu"))
-    return load_network(spec, torch.device("cpu"))
+    return fewest_parameters(library, sorted(names, key=promise)[:_TRIED])
 
 
 def first_layer(model: nn.Module, image: Tensor) -> str | None:
@@ -214,7 +173,7 @@ def main() -> None:
     torch.set_num_threads(1)  # small operations lose more by waiting for threads than they gain
     part, parts = map(int, options.part.split("/"))
     print("| family | network | layer | outcome |\n|---|---|---|---|", flush=True)
-    for number, (library, module, names) in enumerate(families()):
+    for number, (library, module, names) in enumerate(modules()):
         if number % parts != part or (options.modules and module not in options.modules) or not names:
             continue
         name, parameters = smallest(library, names)

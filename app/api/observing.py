@@ -56,6 +56,8 @@ class Observing:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = record.request_id
+                # Before anything leaves: whoever has the reply finds it in the counters.
+                self._count(scope, record, status)
             await send(message)
 
         try:
@@ -65,22 +67,27 @@ class Observing:
                 raise  # the reply has begun, and can only be cut off
             await respond(Request(scope), error)(scope, receive, answer)
         finally:
-            self._note(scope, record, status)
+            if status == _HUNG_UP:
+                self._count(scope, record, status)
+            self._log(scope, record, status)
 
-    def _note(self, scope: Scope, record: Record, status: int) -> None:
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+    def _count(self, scope: Scope, record: Record, status: int) -> None:
         route = route_of(scope)
-        self._meters.requests.labels(route, method, str(status)).inc()
+        self._meters.requests.labels(route, _method_of(scope), str(status)).inc()
         if record.key is not None:
             self._meters.keys.labels(record.key, str(status)).inc()
-        is_probe = route in QUIET
-        if record.code is not None and not is_probe:
+        if record.code is not None and route not in QUIET:
             self._meters.rejected.labels(record.code).inc()
+
+    def _log(self, scope: Scope, record: Record, status: int) -> None:
+        route = route_of(scope)
+        is_probe = route in QUIET
         # A probe that says "not yet" is no news either.
         is_news = status >= 500 and not (is_probe and status == 503)
         level = logging.WARNING if is_news else logging.DEBUG if is_probe else logging.INFO
         if not _LOG.isEnabledFor(level):
             return
+        method = _method_of(scope)
         duration_ms = 1e3 * (time.perf_counter() - record.started)
         # As it came over the wire, where controls are escaped.
         path = scope.get("raw_path", b"").decode("ascii", "replace")[:_LONGEST_PATH]
@@ -97,6 +104,10 @@ class Observing:
         }
         said = {name: value for name, value in facts.items() if value is not None}
         _LOG.log(level, "%s %s %d %.1f ms", method, path, status, duration_ms, extra=said)
+
+
+def _method_of(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _METHODS else "other"
 
 
 def _request_id(headers: Headers) -> str:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.errors import ERRORS
-from testing.serving import Service, log_line, serving
+from testing.serving import Service, log_line, serving, wait_for_in_flight
 from tests.api.asking import JPEG, ask
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -53,6 +53,19 @@ def test_a_request_counts_in_its_route_status_and_stages(
         assert seconds == pytest.approx(reply["timing_ms"][stage] / 1e3, abs=1e-6)
     assert growth(before, after, "cam_batch_size_sum", device="cpu") == 1
     assert growth(before, after, "cam_batch_fill_ratio_count", device="cpu") == 1
+
+
+def test_a_reply_counts_before_it_has_come(
+    client: httpx.Client, chelsea: bytes, samples: Callable[[], Samples]
+) -> None:
+    """Else who asks for the metrics after a reply would find them without it now and then."""
+    before = samples()
+    answered = {"route": "/v1/explain", "http_method": "POST", "status": "200"}
+    fields = {"model": "small", "metrics": "false"}
+    with client.stream("POST", "/v1/explain", files={"image": chelsea}, data=fields) as response:
+        assert growth(before, samples(), "cam_requests_total", **answered) == 1
+        response.read()
+    assert growth(before, samples(), "cam_requests_total", **answered) == 1
 
 
 def test_compare_and_predict_count_too(client: httpx.Client, chelsea: bytes, samples: Callable[[], Samples]) -> None:
@@ -103,7 +116,8 @@ def test_nothing_that_a_caller_writes_becomes_a_label(client: httpx.Client, samp
     assert ("cam_requests_total", frozenset(template)) in samples()
 
 
-def test_gauges_tell_the_state(samples: Callable[[], Samples]) -> None:
+def test_gauges_tell_the_state(client: httpx.Client, samples: Callable[[], Samples]) -> None:
+    wait_for_in_flight(client, 0, [])  # what was just answered may still be on its way out
     now = samples()
     assert now["cam_ready", frozenset()] == 1
     assert now["cam_in_flight", frozenset()] == 0

@@ -270,3 +270,14 @@ def test_a_grey_network_explains_a_picture_of_12_bits(folder: Path) -> None:
     plainly = plain(case.logits_of, case.module("pre_gap"), by_hand, label, case.utilities["rest"])
     (found,) = case.ask("pre_gap", served, [("shapleycam", "rest", label)])
     assert_near(found.attribution, attribution_of("shapleycam", plainly), 1e-4, "shapleycam")
+
+
+def test_one_logit_has_two_labels_whose_probabilities_sum_to_1(folder: Path) -> None:
+    network = case_of("malignant", folder).network
+    assert network.labels == ("not malignant", "malignant")
+    assert not network.is_multi_label
+    assert case_of("findings", folder).network.is_multi_label
+    logits = network.model(torch.randn(3, 3, 64, 64).double())
+    assert logits.shape == (3, 2)
+    torch.testing.assert_close(logits[:, 0], -logits[:, 1])
+    torch.testing.assert_close(network.scores.probabilities(logits).sum(dim=1), torch.ones(3, dtype=torch.float64))

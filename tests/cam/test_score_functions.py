@@ -1,35 +1,10 @@
 """What score functions make of logits; tests/cam/test_own_networks.py has whole networks with them."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from app.cam.utilities import CANONICAL, UTILITIES, utilities_of
-from service_models import SIGMOID, Network, find_networks, load_network
-
-CONFIG = """
-[networks.findings]
-architecture = "timm:densenet121"
-weights = "random"
-classes = 14
-scores = "sigmoid"
-
-[networks.malignant]
-architecture = "torchvision:efficientnet_b0"
-weights = "random"
-classes = 1
-scores = "sigmoid"
-labels = ["malignant"]
-"""
-
-
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Network]:
-    path = tmp_path_factory.mktemp("scores") / "networks.toml"
-    path.write_text(CONFIG)
-    loaded = (load_network(spec, torch.device("cpu")) for spec in find_networks(["findings", "malignant"], path))
-    return {network.name: replace(network, model=network.model.double()) for network in loaded}
+from service_models import SIGMOID
 
 
 @pytest.mark.parametrize("utility", UTILITIES)
@@ -55,17 +30,6 @@ def test_a_logit_far_from_zero_keeps_its_logarithm() -> None:
     logits = torch.tensor([[-900.0, 0.0]])
     value = utilities_of(SIGMOID)["log-softmax"].of(logits, torch.tensor([0]))
     assert value.item() == -900.0
-
-
-def test_one_logit_has_two_labels_whose_probabilities_sum_to_1(networks: dict[str, Network]) -> None:
-    network = networks["malignant"]
-    assert network.labels == ("not malignant", "malignant")
-    assert not network.is_multi_label
-    assert networks["findings"].is_multi_label
-    logits = network.model(torch.randn(3, 3, 224, 224).double())
-    assert logits.shape == (3, 2)
-    torch.testing.assert_close(logits[:, 0], -logits[:, 1])
-    torch.testing.assert_close(network.scores.probabilities(logits).sum(dim=1), torch.ones(3, dtype=torch.float64))
 
 
 def test_both_names_of_a_utility_mean_the_same() -> None:
