@@ -80,8 +80,8 @@ LONG = (
 # Of the catalogue's networks the quick suite takes one for each way of being built: these, without what the long
 # suite finds out about every other one.
 FAMILIES = {"tf_efficientnet_lite0", "resnet18", "swin_tiny_patch4_window7_224"}
-# Folders whose tests share what is dear to make: one process of tests runs all of them.
-_SHARING = ("api", "cluster", "web")
+# Beginnings of the names of files whose tests share what is dear to make: one process of tests runs all of them.
+_SHARING = ("api/", "cluster/", "service_models/test_transformers", "web/")
 # But these share nothing with the others.
 _APART = ("api/test_draining.py", "cluster/test_replicas.py")
 # What takes longest begins first, so that several processes end together.
@@ -146,15 +146,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
-    """Has one process run all tests of a file, or of a folder whose tests share something."""
+    """Has one process run all tests of a file, or of files whose tests share something."""
     return _ByPlace(config, log)
 
 
 class _ByPlace(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0].removeprefix("tests/")
-        folder = path.partition("/")[0]
-        return folder if folder in _SHARING and path not in _APART else path
+        sharing = [beginning for beginning in _SHARING if path.startswith(beginning) and path not in _APART]
+        return sharing[0] if sharing else path
 
 
 def _turn(item: pytest.Item) -> int:
