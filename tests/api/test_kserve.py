@@ -80,11 +80,13 @@ def test_as_many_instances_as_are_allowed_are_answered_in_order(client: httpx.Cl
 
 
 def test_instances_share_batches(client: httpx.Client) -> None:
-    replies = call(client, "explain", SHAPES * 4, metrics=False, max_side=64)
-    # All of a batch are told its time on the device, which no two batches have in common. How many batches there are
-    # depends on what else the machine does.
-    batches = {reply["timing_ms"]["compute"] for reply in replies}
-    assert len(batches) < len(replies)
+    def share() -> bool:
+        replies = call(client, "explain", SHAPES * 4, metrics=False, max_side=64)
+        # All of a batch are told its time on the device, which no two batches have in common.
+        return len({reply["timing_ms"]["compute"] for reply in replies}) < len(replies)
+
+    # On a busy machine pictures may be read so slowly that the device takes each as it comes.
+    assert any(share() for _ in range(20))
 
 
 def test_every_instance_has_times_of_its_own(client: httpx.Client) -> None:
