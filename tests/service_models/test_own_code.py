@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from app.cam.engine import explain
 from app.cam.methods import METHODS
@@ -15,23 +15,7 @@ from app.cam.splitting import split_network
 from app.cam.utilities import utilities_of
 from service_models.errors import ConfigError
 from service_models.spec import Network
-
-
-def gradient_at(
-    model: nn.Module, path: str, image: Tensor, scalar: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """What a module computes of a picture, and the gradient there, by a hook and autograd."""
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        seen.append(output.detach().requires_grad_())
-        return seen[-1]
-
-    handle = model.get_submodule(path).register_forward_hook(keep)
-    value = scalar(model(image))
-    handle.remove()
-    (gradient,) = torch.autograd.grad(value, seen[-1])
-    return seen[-1].detach(), gradient
+from tests.cam.plain import PLAIN, attribution_of, head_of, plain
 
 
 @pytest.mark.parametrize(
@@ -48,9 +32,9 @@ def gradient_at(
 def test_what_forward_returns_is_turned_into_logits(
     load_own: Callable[..., Network], ending: str, lines: list[str]
 ) -> None:
-    plain, network = load_own(), load_own(f'arguments = {{ ending = "{ending}" }}', *lines)
+    own, network = load_own(), load_own(f'arguments = {{ ending = "{ending}" }}', *lines)
     pictures = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    expected = plain.model.double()(pictures.double())
+    expected = own.model.double()(pictures.double())
     if "softmax" in ending:
         expected = expected.log_softmax(1)
     torch.testing.assert_close(network.model.double()(pictures.double()), expected, rtol=1e-9, atol=1e-9)
@@ -71,7 +55,7 @@ def test_explanations_equal_those_of_plain_pytorch(
 ) -> None:
     """By hooks and autograd on the module as its author wrote it, whose own probabilities are taken."""
     network = load_own(f'arguments = {{ ending = "{ending}" }}', *lines)
-    plain = load_own().model.double()
+    own = load_own().model.double()
     image = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     split = split_network(network.model.double(), network.layers[layer], (48, 48))
     assert isinstance(split, GraphSplit)  # each coalition costs a head, not a whole network
@@ -80,24 +64,18 @@ def test_explanations_equal_those_of_plain_pytorch(
     ]
     found, lift = explain(split, image, questions, metrics=False).explanations
 
-    def scalar(logits: Tensor) -> Tensor:
-        own = logits[:, 2]
-        if ending == "softmax":
-            own = logits.log_softmax(1)[:, 2]
-        log = nn.functional.logsigmoid(own) if ending == "sigmoid" else logits.log_softmax(1)[:, 2]
-        return {"pre-softmax": own, "rest": own + log, "post-softmax": log.exp(), "log-softmax": log}[utility].sum()
+    def logits_of(images: Tensor) -> Tensor:
+        return own(images).log_softmax(1) if ending == "softmax" else own(images)
 
-    activations, gradient = gradient_at(plain, network.layers[layer], image, scalar)
-    expected = (gradient * activations).sum(dim=1)[0]
+    module, u = own.get_submodule(network.layers[layer]), PLAIN[network.scores.name][utility]
+    expected = attribution_of("hirescam", plain(logits_of, module, image, 2, u))
     torch.testing.assert_close(found.attribution, expected, rtol=1e-6, atol=1e-9)
     # Contributions to all channels sum to what the utility loses without them.
+    activations, head = head_of(logits_of, module, image)
     with torch.no_grad():
-        whole = scalar(plain(image))
-        module = plain.get_submodule(network.layers[layer])
-        with module.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output)):
-            empty = scalar(plain(image))
+        whole, empty = u(head(activations), 2), u(head(torch.zeros_like(activations)), 2)
     weights = lift_weights(split, image, questions[1])
-    torch.testing.assert_close(weights.sum(), whole - empty, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(weights.sum(), (whole - empty)[0], rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(lift.attribution, (weights.view(-1, 1, 1) * activations[0]).sum(0), rtol=1e-6, atol=1e-8)
 
 
