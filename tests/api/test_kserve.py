@@ -82,8 +82,8 @@ def test_as_many_instances_as_are_allowed_are_answered_in_order(client: httpx.Cl
 def test_instances_share_batches(client: httpx.Client) -> None:
     def share() -> bool:
         replies = call(client, "explain", SHAPES * 4, metrics=False, max_side=64)
-        # All of a batch are told its time on the device, which no two batches have in common.
-        return len({reply["timing_ms"]["compute"] for reply in replies}) < len(replies)
+        # All of a batch are told its time on the device, which hardly ever two batches have in common.
+        return len({reply["timing_ms"]["compute"] for reply in replies}) <= len(replies) - 2
 
     # On a busy machine pictures may be read so slowly that the device takes each as it comes.
     assert any(share() for _ in range(20))

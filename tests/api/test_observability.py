@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from collections.abc import Callable
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.errors import ERRORS
+from testing.pictures import encoded, noise
 from testing.serving import Service, log_line, serving, wait_for_in_flight
 from tests.api.asking import JPEG, ask
 
@@ -55,15 +57,21 @@ def test_a_request_counts_in_its_route_status_and_stages(
     assert growth(before, after, "cam_batch_fill_ratio_count", device="cpu") == 1
 
 
-def test_a_reply_counts_before_it_has_come(
-    client: httpx.Client, chelsea: bytes, samples: Callable[[], Samples]
-) -> None:
+def test_a_reply_counts_before_it_has_come(service: Service, samples: Callable[[], Samples]) -> None:
     """Else who asks for the metrics after a reply would find them without it now and then."""
     before = samples()
-    answered = {"route": "/v1/explain", "http_method": "POST", "status": "200"}
-    fields = {"model": "small", "metrics": "false"}
-    with client.stream("POST", "/v1/explain", files={"image": chelsea}, data=fields) as response:
-        assert growth(before, samples(), "cam_requests_total", **answered) == 1
+    noisy = encoded(noise(2000, 2000, 3), "PNG", compress_level=1)
+    fields = {"model": "small", "metrics": "false", "max_side": "0"}
+    # Of 15 MB a socket takes a part; the service waits with the rest until that is read.
+    narrow = httpx.HTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)])
+    with (
+        httpx.Client(base_url=service.url, transport=narrow, timeout=60) as slow,
+        slow.stream("POST", "/v1/explain", files={"image": noisy}, data=fields) as response,
+    ):
+        now = samples()
+        assert now["cam_in_flight", frozenset()] == 1
+        answered = {"route": "/v1/explain", "http_method": "POST", "status": "200"}
+        assert growth(before, now, "cam_requests_total", **answered) == 1
         response.read()
     assert growth(before, samples(), "cam_requests_total", **answered) == 1
 
